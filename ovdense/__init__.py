@@ -1,0 +1,25 @@
+"""ovdense: open-vocabulary dense prediction; detectors and segmenters whose classes are given as text at run time."""
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Public names and where they live; resolved on first use, so that `import ovdense` stays light.
+_PUBLIC = {
+    "ClassEntry": "ovdense.structures",
+    "Vocabulary": "ovdense.structures",
+    "Results": "ovdense.structures",
+    "load_vocabulary": "ovdense.text.vocabulary",
+    "load_model": "ovdense.api",
+    "OpenVocabPredictor": "ovdense.api",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ovdense' has no attribute {name!r}; it has: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,37 @@
+"""MMEngine registries of ovdense (scope "ovdense").
+
+Each registry lists its `locations`, which MMEngine imports on the first look-up by name: importing the package
+stays cheap, and nothing has to be imported "for effect". Configs name classes, so look-ups by string happen
+only from the command line and from dumped configs.
+"""
+from mmengine.registry import DATA_SAMPLERS as MM_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MM_DATASETS
+from mmengine.registry import HOOKS as MM_HOOKS
+from mmengine.registry import METRICS as MM_METRICS
+from mmengine.registry import MODELS as MM_MODELS
+from mmengine.registry import TRANSFORMS as MM_TRANSFORMS
+from mmengine.registry import Registry
+
+SCOPE = "ovdense"
+
+MODELS = Registry(
+    "model",
+    parent=MM_MODELS,
+    scope=SCOPE,
+    locations=[
+        "ovdense.text.encoders",
+        "ovdense.vision.backbones",
+        "ovdense.layers.fpn",
+        "ovdense.methods.base",
+        "ovdense.methods.desco.model",
+    ],
+)
+DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.shapes"])
+TRANSFORMS = Registry(
+    "transform", parent=MM_TRANSFORMS, scope=SCOPE, locations=["ovdense.data.transforms", "ovdense.data.description_queries"]
+)
+DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
+METRICS = Registry(
+    "metric", parent=MM_METRICS, scope=SCOPE, locations=["ovdense.evaluation.detection", "ovdense.evaluation.descriptions"]
+)
+HOOKS = Registry("hook", parent=MM_HOOKS, scope=SCOPE, locations=["ovdense.methods.hooks"])

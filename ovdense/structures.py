@@ -1,0 +1,277 @@
+"""The nouns that cross folder borders: few, frozen, checked when made.
+
+Letters in shape suffixes: B batch, C channels, H W feature size, Q places (anchors, slots), K classes, P phrases,
+M rows of a bank, L tokens, D embedding width, N boxes. Masks say what True means (`valid_`, `pad_`).
+"""
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Activation = Literal["sigmoid", "softmax"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEntry:
+    """One class of a vocabulary.
+
+    `name` is the key and is unique in its vocabulary; `noun` is what a person would say (a trailing qualifier as in
+    LVIS's "bow_(weapon)" is cut, underscores become blanks) and may be shared by several classes. `kind` completes
+    DesCo's "a kind of ..."; `similar` names things that it is easily confused with. `frequency` is LVIS's r, c or f.
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    kind: str | None = None
+    similar: tuple[str, ...] = ()
+    frequency: Literal["r", "c", "f"] | None = None
+    is_background: bool = False
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {self.name!r}")
+        _require(self.frequency in (None, "r", "c", "f"), f"class {self.name!r}: frequency must be r, c, f or None, got {self.frequency!r}")
+        for field in ("synonyms", "descriptions", "similar"):
+            value = getattr(self, field)
+            _require(
+                isinstance(value, tuple) and all(isinstance(v, str) and v.strip() for v in value),
+                f"class {self.name!r}: {field} must be a tuple of non-empty strings, got {value!r}",
+            )
+
+    @property
+    def noun(self) -> str:
+        """Return the name as a person would say it: "bow_(weapon)" -> "bow", "hot_dog" -> "hot dog"."""
+        bare = self.name.split("_(")[0].split(" (")[0]
+        return " ".join(bare.replace("_", " ").split()) or self.name.strip()
+
+
+@dataclass(frozen=True)
+class Vocabulary(Sequence):
+    """The classes, in order. Class k of every score and label is `vocabulary[k]`. Names are unique."""
+
+    entries: tuple[ClassEntry, ...]
+
+    def __post_init__(self) -> None:
+        _require(len(self.entries) > 0, "a vocabulary must have at least one class, got none")
+        seen: dict[str, int] = {}
+        for k, entry in enumerate(self.entries):
+            key = " ".join(entry.name.split()).casefold()
+            if key in seen:
+                raise ValueError(
+                    f"class names must be unique: {entry.name!r} (class {k}) clashes with "
+                    f"{self.entries[seen[key]].name!r} (class {seen[key]}); rename one or drop it"
+                )
+            seen[key] = k
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Vocabulary":
+        """Return the vocabulary of bare `names`."""
+        if isinstance(names, str):
+            raise ValueError(f"names must be a sequence of strings, got one string {names!r}; write [{names!r}]")
+        return cls(tuple(ClassEntry(name=n) for n in names))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[ClassEntry]:
+        return iter(self.entries)
+
+    def __getitem__(self, k):
+        return self.entries[k]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(e.name for e in self.entries)
+
+    def index(self, name: str, *_) -> int:
+        """Return the class index of `name`; KeyError with near matches for an unknown one."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            near = difflib.get_close_matches(name, self.names, n=3)
+            hint = f"did you mean {', '.join(map(repr, near))}?" if near else f"the first of {len(self)} are {self.names[:5]}"
+            raise KeyError(f"class {name!r} is not in the vocabulary; {hint}") from None
+
+    def subset(self, names: Sequence[str]) -> "Vocabulary":
+        """Return the vocabulary of these `names` only, in their order; KeyError names an unknown one."""
+        return Vocabulary(tuple(self.entries[self.index(n)] for n in names))
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything in it, in order: the key of what was computed for this vocabulary."""
+        text = json.dumps([asdict(e) for e in self.entries], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedText:
+    """Captions as tokens: `ids_BL` int64, `valid_BL` bool (True = a token, special ones included; False = padding).
+
+    `char_spans[b][l]` is the half-open span of token l in caption b, None for special tokens and padding.
+    """
+
+    captions: tuple[str, ...]
+    ids_BL: Tensor
+    valid_BL: Tensor
+    char_spans: tuple[tuple[tuple[int, int] | None, ...], ...]
+
+    def __post_init__(self) -> None:
+        b, length = self.ids_BL.shape
+        _require(self.valid_BL.shape == (b, length) and self.valid_BL.dtype == torch.bool,
+                 f"valid_BL must be bool of shape {(b, length)}, got {self.valid_BL.dtype} {tuple(self.valid_BL.shape)}")
+        _require(len(self.captions) == b and len(self.char_spans) == b, f"{b} rows of tokens need {b} captions and span lists")
+        _require(all(len(s) == length for s in self.char_spans), f"each span list must have {length} entries")
+
+    def to(self, device) -> "TokenizedText":
+        return TokenizedText(captions=self.captions, ids_BL=self.ids_BL.to(device), valid_BL=self.valid_BL.to(device), char_spans=self.char_spans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhraseMap:
+    """Which tokens belong to which phrase of one caption: `tokens_PL` bool. A phrase without tokens (cut off) is an all-False row."""
+
+    tokens_PL: Tensor
+
+    def __post_init__(self) -> None:
+        _require(self.tokens_PL.ndim == 2 and self.tokens_PL.dtype == torch.bool,
+                 f"tokens_PL must be a bool matrix, got {self.tokens_PL.dtype} of shape {tuple(self.tokens_PL.shape)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassBank:
+    """Unit-length rows and the class that each stands for.
+
+    `rows_MD` float, every row of length 1; `class_of_row_M` int64 in 0..num_classes-1, or NEGATIVE for a row that
+    only competes. `background_K` bool marks the classes that are background.
+    """
+
+    NEGATIVE = -1
+    rows_MD: Tensor
+    class_of_row_M: Tensor
+    num_classes: int
+    background_K: Tensor
+
+    def __post_init__(self) -> None:
+        _require(self.rows_MD.ndim == 2, f"rows_MD must have two dimensions, got shape {tuple(self.rows_MD.shape)}")
+        m = len(self.rows_MD)
+        _require(self.class_of_row_M.shape == (m,), f"class_of_row_M must have shape {(m,)}, got {tuple(self.class_of_row_M.shape)}")
+        _require(self.background_K.shape == (self.num_classes,), f"background_K must have shape {(self.num_classes,)}")
+        if m:
+            low, high = int(self.class_of_row_M.min()), int(self.class_of_row_M.max())
+            _require(low >= self.NEGATIVE and high < self.num_classes, f"classes of rows must lie in -1..{self.num_classes - 1}, got {low}..{high}")
+            error = float((self.rows_MD.detach().float().norm(dim=-1) - 1).abs().max())
+            _require(error < 1e-2, f"rows must have length 1, got one that is off by {error:.3g}; normalise them first")
+        missing = set(range(self.num_classes)) - set(self.class_of_row_M.tolist())
+        _require(not missing, f"every class needs a row; classes without one: {sorted(missing)[:10]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMap:
+    """Image features `tensor_BCHW` with their `stride` in input pixels."""
+
+    tensor_BCHW: Tensor
+    stride: int
+
+    def __post_init__(self) -> None:
+        _require(self.tensor_BCHW.ndim == 4, f"a feature map must have shape (B, C, H, W), got {tuple(self.tensor_BCHW.shape)}")
+        _require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreMaps:
+    """Logits of K classes at every pixel, and the activation that turns them into scores."""
+
+    logit_BKHW: Tensor
+    activation: Activation
+
+    def __post_init__(self) -> None:
+        _require(self.logit_BKHW.ndim == 4, f"score maps must have shape (B, K, H, W), got {tuple(self.logit_BKHW.shape)}")
+
+    def scores(self) -> Tensor:
+        """Return (B, K, H, W) in 0..1."""
+        return self.logit_BKHW.sigmoid() if self.activation == "sigmoid" else self.logit_BKHW.softmax(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogits:
+    """Logits of Q places against L tokens; `valid_BL` True where a token is real."""
+
+    logit_BQL: Tensor
+    valid_BL: Tensor
+    activation: Activation
+
+    def __post_init__(self) -> None:
+        _require(self.logit_BQL.ndim == 3, f"token logits must have shape (B, Q, L), got {tuple(self.logit_BQL.shape)}")
+        b, _, length = self.logit_BQL.shape
+        _require(self.valid_BL.shape == (b, length), f"valid_BL must have shape {(b, length)}, got {tuple(self.valid_BL.shape)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionTarget:
+    """What is known of one image that a dataset hands to a model.
+
+    `boxes_xyxy` (N, 4) float32 in pixels of the network's input (before batch padding), continuous coordinates
+    (x2 = x1 + width); `labels` (N,) int64 class indices. `size_hw` is the input's size, `original_size_hw` the
+    file's. For training on captions: `caption`, and `positive_spans[n]`, the character spans of box n's phrase.
+    """
+
+    image_id: int
+    file_name: str
+    size_hw: tuple[int, int]
+    original_size_hw: tuple[int, int]
+    boxes_xyxy: Tensor
+    labels: Tensor
+    caption: str | None = None
+    positive_spans: tuple[tuple[tuple[int, int], ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        _require(self.boxes_xyxy.shape == (n, 4), f"boxes_xyxy must have shape {(n, 4)}, got {tuple(self.boxes_xyxy.shape)}")
+        if self.caption is not None:
+            _require(len(self.positive_spans) == n, f"{n} boxes need {n} lists of spans, got {len(self.positive_spans)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Detections of one image, best first: boxes in pixels of the original file (x2 = x1 + width), scores in 0..1."""
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    size_hw: tuple[int, int]
+    image_id: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        _require(self.boxes_xyxy.shape == (n, 4), f"boxes_xyxy must have shape {(n, 4)}, got {tuple(self.boxes_xyxy.shape)}")
+        _require(self.labels.shape == (n,), f"labels must have shape {(n,)}, got {tuple(self.labels.shape)}")
+        if n:
+            _require(int(self.labels.max()) < len(self.names), f"labels must be below {len(self.names)}, got {int(self.labels.max())}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score_thr: float) -> "Results":
+        """Return only the detections whose score is at least `score_thr`."""
+        keep = self.scores >= score_thr
+        return Results(boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep],
+                       names=self.names, size_hw=self.size_hw, image_id=self.image_id)
+
+    def to_coco(self) -> list[dict]:
+        """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index."""
+        x1, y1, x2, y2 = self.boxes_xyxy.tolist() and self.boxes_xyxy.T.tolist() or ([], [], [], [])
+        return [
+            {"image_id": self.image_id, "category_id": int(k), "category_name": self.names[int(k)],
+             "bbox": [round(a, 2), round(b, 2), round(c - a, 2), round(d - b, 2)], "score": round(float(s), 5)}
+            for a, b, c, d, s, k in zip(x1, y1, x2, y2, self.scores.tolist(), self.labels.tolist())
+        ]
