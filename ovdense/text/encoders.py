@@ -1,0 +1,212 @@
+"""Text encoders: captions to hidden states per token, sentences to unit rows. They know no scale and no classes.
+
+`encode` gives the last layer for token detectors, `embed` pooled unit rows for embedding heads. transformers and
+open_clip are imported when an encoder is made. B captions, L tokens, D width, T templates.
+"""
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovdense.registry import MODELS
+from ovdense.structures import TokenizedText
+from ovdense.text.prompts import average_unit, fill_template, unit
+from ovdense.text.tokenizers import Tokenizer, check_captions, embedded_folder, embedded_tokenizer
+
+EMBED_BATCH = 64
+
+
+class TextEncoder(nn.Module):
+    """What all encoders share: freezing, pooled embedding with templates, the fingerprint.
+
+    A part has `tokenizer`, `width` (of `encode`), `max_tokens`, and gives `hidden` and `pool`.
+    """
+
+    tokenizer: Any
+    width: int
+    max_tokens: int
+
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self._fingerprint_key: tuple | None = None
+        self._fingerprint = ""
+
+    def _settle(self) -> None:
+        """Freeze what must be frozen and set the mode, once the parts are there."""
+        self.requires_grad_(not self.frozen)
+        self.train(not self.frozen)
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Set training mode; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def hidden(self, tokenized: TokenizedText) -> Tensor:
+        """Return the last layer, (B, L, D)."""
+        raise NotImplementedError
+
+    def pool(self, tokenized: TokenizedText) -> Tensor:
+        """Return one vector a caption, not yet of unit length."""
+        raise NotImplementedError
+
+    def encode(self, tokenized: TokenizedText) -> Tensor:
+        """Return the last layer's `hidden_BLD` on the encoder's device; padded places hold numbers that mean nothing.
+
+        A frozen encoder works without gradients and without dropout.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.hidden(tokenized.to(self.device))
+
+    forward = encode
+
+    @torch.no_grad()
+    def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Return one unit row a sentence, float32: pooled, averaged over the templates (normalise, mean, normalise).
+
+        Runs in evaluation mode and without gradients. ValueError when a sentence has too many tokens.
+        """
+        sentences = check_captions(sentences)
+        if isinstance(templates, str) or not templates:
+            raise ValueError(f"templates must be a non-empty sequence of strings, got {templates!r}")
+        texts = [fill_template(template, sentence) for sentence in sentences for template in templates]
+        was_training = self.training
+        self.eval()
+        try:
+            rows = self._embed_texts(texts)
+        finally:
+            self.train(was_training)
+        return average_unit(rows.view(len(sentences), len(templates), -1))
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths together: little padding
+        rows: dict[str, Tensor] = {}
+        for start in range(0, len(distinct), EMBED_BATCH):
+            batch = distinct[start : start + EMBED_BATCH]
+            tokenized = self.tokenizer.encode(batch, self.max_tokens).to(self.device)
+            rows.update(zip(batch, unit(self.pool(tokenized).float())))
+        return torch.stack([rows[text] for text in texts])
+
+    def settings(self) -> dict[str, Any]:
+        """Return what, besides the weights, decides the outputs, as JSON values."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return a hash of settings, tokenizer and weights (bytes, names, dtypes): the key of everything computed with them.
+
+        A frozen encoder computes it once and again after load_state_dict or a change of dtype or device. One that trains
+        computes it at every call: weight averaging writes through `.data`, which leaves no trace to look for.
+        """
+        state = self.state_dict(keep_vars=True)
+        key = tuple((name, id(value), value.data_ptr(), value._version, value.dtype) for name, value in state.items())
+        if not self.frozen or key != self._fingerprint_key:
+            digest = hashlib.sha256(json.dumps([self.settings(), self.tokenizer.fingerprint()], sort_keys=True).encode())
+            for name, value in state.items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            self._fingerprint_key, self._fingerprint = key, digest.hexdigest()[:32]
+        return self._fingerprint
+
+
+class _TransformersEncoder(TextEncoder):
+    """A BERT-like encoder of transformers under the name `model`, mean-pooled for sentences."""
+
+    model: nn.Module
+
+    def hidden(self, tokenized: TokenizedText) -> Tensor:
+        length = tokenized.ids_BL.shape[1]
+        if length > self.max_tokens:
+            raise ValueError(f"a text must have at most {self.max_tokens} tokens for this encoder, got {length}; encode with max_tokens={self.max_tokens}")
+        # transformers 5 takes two-dimensional masks only
+        return self.model(input_ids=tokenized.ids_BL, attention_mask=tokenized.valid_BL.long()).last_hidden_state
+
+    def pool(self, tokenized: TokenizedText) -> Tensor:
+        weight_BL1 = tokenized.valid_BL.unsqueeze(-1).float()
+        return (self.hidden(tokenized).float() * weight_BL1).sum(1) / weight_BL1.sum(1)
+
+    def settings(self) -> dict[str, Any]:
+        config = self.model.config
+        keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+                "layer_norm_eps", "vocab_size", "max_position_embeddings")
+        return {"encoder": type(self).__name__, "pool": "mean", **{key: getattr(config, key) for key in keys}}
+
+    def _check_tokenizer(self) -> None:
+        if self.tokenizer.vocab_size > self.model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer must fit the encoder: it has {self.tokenizer.vocab_size} tokens, the encoder {self.model.config.vocab_size}; "
+                "give the tokenizer that the weights were trained with"
+            )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' progress bar and load report; what matters of the report is judged by the caller."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _from_pretrained(model_class: type, source: str | Path) -> nn.Module:
+    """Return the transformers model of a local folder or hub name, without its pooler; weights as data (safetensors or plain tensors)."""
+    local = Path(source).is_dir()
+    with _quiet_transformers():
+        model, report = model_class.from_pretrained(
+            str(source), add_pooling_layer=False, local_files_only=local, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    left = sorted(key for key in report["unexpected_keys"] if not key.split(".")[0] in ("pooler", "cls", "lm_head"))
+    if left:
+        warnings.warn(f"{len(left)} tensors of {source} have no place in {model_class.__name__} and are left out: {left[:5]}", stacklevel=3)
+    if missing:
+        raise ValueError(f"the weights of {source} must hold every parameter of {model_class.__name__}, but {len(missing)} are missing: {missing[:5]}")
+    return model
+
+
+@MODELS.register_module()
+class BertTextEncoder(_TransformersEncoder):
+    """BERT: per token the last layer, per sentence the mean over tokens.
+
+    `weights`: 'embedded' (MiniLM, 384 wide, 6 layers, comes with pip), a local folder, a hub name, or None for random ones
+    of `config` (a dict over transformers' BertConfig; empty = bert-base-uncased's sizes). Word pieces are those of the
+    folder, for 'embedded' and None bert-base-uncased's embedded ones; `tokenizer` overrides. Parameters live under `model.`.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | None = "embedded",
+        config: Mapping[str, Any] | None = None,
+        tokenizer: Tokenizer | None = None,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(frozen=frozen)
+        from transformers import BertConfig, BertModel
+
+        if weights is not None and config is not None:
+            raise ValueError(f"config is for random weights only (weights=None), got weights={weights!r} as well; drop one")
+        if weights is None:
+            self.model = BertModel(BertConfig(**(config or {})), add_pooling_layer=False)
+        else:
+            self.model = _from_pretrained(BertModel, embedded_folder() if weights == "embedded" else weights)
+        self.tokenizer = tokenizer or (embedded_tokenizer() if weights in (None, "embedded") else Tokenizer.from_pretrained(weights))
+        self.width = self.model.config.hidden_size
+        self.max_tokens = self.model.config.max_position_embeddings
+        self._check_tokenizer()
+        self._settle()
