@@ -1,0 +1,298 @@
+"""Vocabularies from what users have: lists of names, text files, JSON, COCO / LVIS / VOC annotation, or built in.
+
+Names that clash, are empty or unknown are errors that name them and the file. See `load_vocabulary` for the forms.
+"""
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+from xml.etree import ElementTree
+
+from ovdense.structures import ClassEntry, Vocabulary
+
+Form = Literal["text", "classes", "categories", "desco", "voc"]
+BUILTIN = ("coco", "lvis", "voc")
+_FOLDER = Path(__file__).parent / "vocabularies"
+_CLASS_KEYS = ("name", "synonyms", "descriptions", "kind", "similar", "frequency", "background")
+_DESCRIPTION_KEYS = ("descriptions", "kind", "similar")
+
+
+class _Source:
+    """Where an entry comes from, for error messages."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.name}: {message}")
+
+
+def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Form | None = None) -> Vocabulary:
+    """Return the vocabulary of `source`; its form is recognised, or given by `form` ("text", "classes", "categories", "desco", "voc").
+
+    - a Vocabulary (returned as it is) or a sequence of names;
+    - "coco" (80), "voc" (20), "lvis" (1,203, with synonyms, definitions, frequencies): built in;
+    - a .txt file, one name a line; blank lines and lines that start with # are left out (text);
+    - a .json list, or an object with the list under "classes", of names or of objects {"name", "synonyms": [..],
+      "descriptions": [..], "kind", "similar": [..], "frequency": "r|c|f", "background": bool}, all but the name optional (classes);
+    - a COCO or LVIS annotation file, or the list of its categories, in the order of their ids: LVIS's "def" becomes the
+      description; "kind", "similar", "descriptions" are read where present, the latter before "def" (categories);
+    - DesCo's list of {"object", "gpt3_output"} (desco);
+    - a Pascal VOC folder: the names in its Annotations, sorted (voc).
+
+    FileNotFoundError when there is no such file; ValueError names the file and the entry that is wrong.
+    """
+    if form is not None and form not in get_args(Form):
+        raise ValueError(f"form must be one of {', '.join(get_args(Form))} or None, got {form!r}")
+    if isinstance(source, Vocabulary):
+        return source
+    if not isinstance(source, (str, Path)):
+        return _vocabulary([_entry({"name": name}, k, _Source("names")) for k, name in enumerate(source)], _Source("names"))
+    if form is None and str(source) in BUILTIN:
+        return _builtin(str(source))
+    path = Path(source).expanduser()
+    if not path.exists():
+        near = difflib.get_close_matches(str(source), BUILTIN, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise FileNotFoundError(f"a vocabulary must be a file, a folder or one of {', '.join(BUILTIN)}, got {str(source)!r}; {hint}give an existing path")
+    where = _Source(str(path))
+    if form == "voc" or (form is None and path.is_dir()):
+        return _vocabulary(_read_voc(path, where), where)
+    if form == "text" or (form is None and path.suffix == ".txt"):
+        return _vocabulary(_read_text(path, where), where)
+    if form is None and path.suffix != ".json":
+        raise where.error(f"a vocabulary file must end with .txt or .json, got {path.suffix!r}; rename it or give form=")
+    return _read_json_form(_read_json(path, where), form, where)
+
+
+def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping[str, Any]) -> Vocabulary:
+    """Return the vocabulary with descriptions attached by class name; classes that are not mentioned stay as they are.
+
+    `descriptions` is a mapping, or a JSON file of one, name -> a description, a list of them, or an object with any of
+    "descriptions", "kind", "similar"; or a JSON file in DesCo's form. Given fields replace those of the class. A name is a
+    class's name, or its noun where only one class has it. ValueError names unknown, doubled and empty entries, and the file.
+    """
+    if isinstance(descriptions, Mapping):
+        where, said = _Source("descriptions"), [(name, _description_fields(name, value, _Source("descriptions"))) for name, value in descriptions.items()]
+    else:
+        path = Path(descriptions).expanduser()
+        where = _Source(str(path))
+        if not path.is_file():
+            raise FileNotFoundError(f"a file of descriptions must exist, got {str(path)!r}")
+        content = _read_json(path, where)
+        if isinstance(content, list):
+            said = [(name, fields) for name, fields in (_desco_item(item, i, where) for i, item in enumerate(content))]
+        elif isinstance(content, dict):
+            said = [(name, _description_fields(name, value, where)) for name, value in content.items()]
+        else:
+            raise where.error(f"descriptions must be a mapping from class names or DesCo's list, got {type(content).__name__}")
+    if not said:
+        raise where.error("descriptions must name at least one class, got none")
+    entries, taken = list(vocabulary), {}
+    finder = _class_finder(vocabulary)
+    unknown = [name for name, _ in said if finder(name) is None]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], vocabulary.names, n=3)
+        hint = f"; near {unknown[0]!r} there are {near}" if near else ""
+        raise where.error(f"{len(unknown)} names are not in the vocabulary of {len(vocabulary)} classes: {unknown[:5]}{hint}")
+    for name, fields in said:
+        k = finder(name)
+        if k in taken:
+            raise where.error(f"class {entries[k].name!r} must be described once, got it under {taken[k]!r} and {name!r}")
+        taken[k] = name
+        entries[k] = replace(entries[k], **fields)
+    return Vocabulary(tuple(entries))
+
+
+def _class_finder(vocabulary: Vocabulary):
+    """Return the function from a name to its class index, None when it is unknown or fits several."""
+    by_name = {_key(entry.name): k for k, entry in enumerate(vocabulary)}
+    by_noun: dict[str, list[int]] = {}
+    for k, entry in enumerate(vocabulary):
+        by_noun.setdefault(_key(entry.noun), []).append(k)
+
+    def find(name: str) -> int | None:
+        nouns = by_noun.get(_key(name), [])
+        return by_name.get(_key(name), nouns[0] if len(nouns) == 1 else None)
+
+    return find
+
+
+def _key(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+@cache
+def _builtin(name: str) -> Vocabulary:
+    path = _FOLDER / f"{name}.json"
+    where = _Source(str(path))
+    return _read_json_form(_read_json(path, where), "categories", where)
+
+
+def _vocabulary(entries: Sequence[ClassEntry], where: _Source) -> Vocabulary:
+    try:
+        return Vocabulary(tuple(entries))
+    except ValueError as error:
+        raise where.error(str(error)) from None
+
+
+def _read_json(path: Path, where: _Source) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise where.error(f"the file must be JSON in UTF-8, but {error}; it may be cut short") from None
+
+
+def _read_text(path: Path, where: _Source) -> list[ClassEntry]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise where.error(f"the file must be text in UTF-8, but {error}") from None
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [_entry({"name": name}, k, where) for k, name in enumerate(names)]
+
+
+def _read_voc(path: Path, where: _Source) -> list[ClassEntry]:
+    folders = [p for p in (path, *sorted(path.glob("VOC20*")), *sorted(path.glob("VOCdevkit/VOC20*"))) if (p / "Annotations").is_dir()]
+    if not folders:
+        raise where.error("a Pascal VOC folder must hold Annotations (or VOCdevkit/VOC20xx/Annotations), found neither")
+    names: set[str] = set()
+    for file in (file for folder in folders for file in sorted((folder / "Annotations").glob("*.xml"))):
+        try:
+            objects = ElementTree.parse(file).getroot().findall("object")
+        except ElementTree.ParseError as error:
+            raise ValueError(f"{file}: the annotation must be XML, but {error}; it may be cut short") from None
+        for i, thing in enumerate(objects):
+            name = (thing.findtext("name") or "").strip()
+            if not name:
+                raise ValueError(f"{file}: object {i} must have a name, got none")
+            names.add(name)
+    if not names:
+        raise where.error("the Annotations must name at least one object, got none")
+    return [ClassEntry(name=name) for name in sorted(names)]
+
+
+def _read_json_form(content: Any, form: Form | None, where: _Source) -> Vocabulary:
+    if isinstance(content, dict):
+        key = next((key for key in ("categories", "classes") if key in content), None)
+        if key is None:
+            raise where.error(f"a JSON object must hold 'classes' or 'categories', got the keys {sorted(content)[:8]}; a mapping to descriptions goes to with_descriptions")
+        content, form = content[key], form or key
+    if not isinstance(content, list) or not content:
+        got = "an empty list" if content == [] else type(content).__name__
+        raise where.error(f"the classes must be a non-empty list, got {got}")
+    first = content[0] if isinstance(content[0], dict) else {}
+    form = form or ("desco" if "object" in first else "categories" if "id" in first else "classes")
+    if form == "desco":
+        items = [_desco_item(item, i, where) for i, item in enumerate(content)]
+        return _vocabulary([_entry({"name": name, **fields}, i, where) for i, (name, fields) in enumerate(items)], where)
+    if form == "categories":
+        return _vocabulary([_entry(_category_fields(c, i, where), i, where) for i, c in enumerate(_by_id(content, where))], where)
+    if form != "classes":
+        raise where.error(f"form {form!r} does not read JSON lists; give 'classes', 'categories' or 'desco'")
+    return _vocabulary([_entry(_class_fields(c, i, where), i, where) for i, c in enumerate(content)], where)
+
+
+def _by_id(categories: list, where: _Source) -> list[dict]:
+    """Return the categories in the order of their ids, which must be there and differ."""
+    seen: dict[int, Any] = {}
+    for i, category in enumerate(categories):
+        if not isinstance(category, dict) or not isinstance(category.get("id"), int):
+            raise where.error(f"category {i} must be an object with an integer 'id', got {str(category)[:80]}")
+        if category["id"] in seen:
+            raise where.error(f"category ids must differ, got id {category['id']} for {seen[category['id']]!r} and {category.get('name')!r}")
+        seen[category["id"]] = category.get("name")
+    return sorted(categories, key=lambda category: category["id"])
+
+
+def _category_fields(category: dict, i: int, where: _Source) -> dict[str, Any]:
+    descriptions = category.get("descriptions") or ([category["def"]] if category.get("def") else [])
+    fields = {"name": category.get("name"), "descriptions": descriptions}
+    fields.update({key: category[key] for key in ("synonyms", "kind", "similar", "frequency") if category.get(key) is not None})
+    return fields
+
+
+def _class_fields(item: Any, i: int, where: _Source) -> dict[str, Any]:
+    if isinstance(item, str):
+        return {"name": item}
+    if not isinstance(item, dict):
+        raise where.error(f"class {i} must be a name or an object, got {item!r}")
+    unknown = sorted(set(item) - set(_CLASS_KEYS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _CLASS_KEYS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise where.error(f"class {i} ({item.get('name')!r}) has unknown keys {unknown}, known are {list(_CLASS_KEYS)}{hint}")
+    fields = dict(item)
+    fields["is_background"] = fields.pop("background", False)
+    return fields
+
+
+def _desco_item(item: Any, i: int, where: _Source) -> tuple[str, dict[str, Any]]:
+    """Return name and fields of one item of DesCo's list; its gpt3_output is a JSON object written as a string."""
+    if not isinstance(item, dict) or not isinstance(item.get("object"), str) or not isinstance(item.get("gpt3_output"), str):
+        raise where.error(f"entry {i} must have the strings 'object' and 'gpt3_output', got {str(item)[:80]}")
+    name = item["object"]
+    try:
+        said = json.loads(item["gpt3_output"])
+    except json.JSONDecodeError as error:
+        raise where.error(f"entry {i} ({name!r}): gpt3_output must be JSON, but {error}; correct or drop the entry") from None
+    if not isinstance(said, dict):
+        raise where.error(f"entry {i} ({name!r}): gpt3_output must be a JSON object, got {type(said).__name__}")
+    fields = {"descriptions": said.get("description"), "kind": said.get("type"), "similar": said.get("similar objects")}
+    return name, _description_fields(name, {key: value for key, value in fields.items() if value}, where)
+
+
+def _description_fields(name: str, value: Any, where: _Source) -> dict[str, Any]:
+    """Return the ClassEntry fields of what is said about class `name`."""
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - set(_DESCRIPTION_KEYS))
+        if unknown:
+            raise where.error(f"class {name!r} has unknown keys {unknown}; known are {list(_DESCRIPTION_KEYS)}")
+        fields = value
+    else:
+        fields = {"descriptions": value}
+    if not fields:
+        raise where.error(f"class {name!r} must be given a description, a kind or similar things, got nothing")
+    made = {}
+    for key, given in fields.items():
+        made[key] = _text(given, f"{key} of class {name!r}", where) if key == "kind" else _texts(given, f"{key} of class {name!r}", where, minimum=1)
+    return made
+
+
+def _text(value: Any, what: str, where: _Source) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise where.error(f"{what} must be a non-empty string, got {value!r}")
+    return value.strip()
+
+
+def _texts(value: Any, what: str, where: _Source, minimum: int = 0) -> tuple[str, ...]:
+    """Return a string or a list of strings as a tuple without repeats."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or len(values) < minimum:
+        raise where.error(f"{what} must be a string or a non-empty list of strings, got {value!r}")
+    return tuple(dict.fromkeys(_text(v, what, where) for v in values))
+
+
+def _entry(fields: Mapping[str, Any], k: int, where: _Source) -> ClassEntry:
+    """Return the checked class of raw fields; synonyms are written as people say them, and never repeat the noun."""
+    name = fields.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise where.error(f"class {k} must have a non-empty name, got {name!r}")
+    made: dict[str, Any] = {"name": name.strip()}
+    for key in ("synonyms", "descriptions", "similar"):
+        made[key] = _texts(fields.get(key, ()), f"{key} of class {name!r}", where)
+    if fields.get("kind") is not None:
+        made["kind"] = _text(fields["kind"], f"kind of class {name!r}", where)
+    background = fields.get("is_background", False)
+    if not isinstance(background, bool):
+        raise where.error(f"background of class {name!r} must be true or false, got {background!r}")
+    noun = ClassEntry(name=name).noun
+    said = dict.fromkeys(ClassEntry(name=synonym).noun for synonym in made["synonyms"])
+    made["synonyms"] = tuple(synonym for synonym in said if _key(synonym) != _key(noun))
+    try:
+        return ClassEntry(**made, frequency=fields.get("frequency"), is_background=background)
+    except ValueError as error:
+        raise where.error(str(error)) from None
