@@ -1,0 +1,56 @@
+"""The text-embedding head: the only owner of projection, normalisation, temperature and bias."""
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovdense.heads.similarity import pool_rows, row_logits, token_logits
+from ovdense.structures import ClassBank, ScoreMaps, TokenLogits
+
+
+class TokenEmbeddingHead(nn.Module):
+    """Compare places with the tokens of a caption (GLIP's dot-product head, arXiv 2112.03857, Eq. 3).
+
+    Tokens are normalised, halved, projected to the places' width; logit = place . token / exp(`log_scale`) + bias of
+    the token. Places are not normalised. `prior` is the score that every token starts with (focal loss).
+    """
+
+    def __init__(self, text_width: int, place_width: int, *, log_scale: float = 0.0, prior: float = 0.01) -> None:
+        super().__init__()
+        self.text_projection = nn.Linear(text_width, place_width)
+        self.log_scale = nn.Parameter(torch.tensor([float(log_scale)]))
+        self.bias_lang = nn.Parameter(torch.zeros(text_width))
+        self.bias0 = nn.Parameter(torch.tensor([-math.log((1 - prior) / prior)]))
+
+    def forward(self, place_BQC: Tensor, text_BLD: Tensor, valid_BL: Tensor) -> TokenLogits:
+        text = F.normalize(text_BLD, dim=-1)
+        bias_BL = text @ self.bias_lang + self.bias0
+        logit = token_logits(place_BQC, self.text_projection(text / 2), bias_BL, self.log_scale.exp())
+        return TokenLogits(logit_BQL=logit, valid_BL=valid_BL, activation="sigmoid")
+
+
+class RowEmbeddingHead(nn.Module):
+    """Compare pixels with the rows of a `ClassBank` and pool the rows of each class.
+
+    `temperature` divides cosines (CLIP's 0.01, DenseCLIP's 0.07); `in_width` adds a 1x1 projection to the rows' width.
+    """
+
+    def __init__(self, *, in_width: int | None = None, row_width: int | None = None, temperature: float = 0.07, learn_temperature: bool = True,
+                 pool: str = "max", activation: str = "softmax") -> None:
+        super().__init__()
+        if (in_width is None) != (row_width is None):
+            raise ValueError("in_width and row_width must be given together, or neither")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.projection = nn.Conv2d(in_width, row_width, 1) if in_width else None
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learn_temperature)
+        self.pool, self.activation = pool, activation
+
+    def forward(self, feat_BCHW: Tensor, bank: ClassBank) -> ScoreMaps:
+        feat = feat_BCHW if self.projection is None else self.projection(feat_BCHW)
+        if feat.shape[1] != bank.rows_MD.shape[1]:
+            raise ValueError(f"features of width {feat.shape[1]} cannot be compared with rows of width {bank.rows_MD.shape[1]}; give in_width and row_width")
+        unit = F.normalize(feat, dim=1).permute(0, 2, 3, 1)
+        logit = pool_rows(row_logits(unit, bank, self.log_temperature.exp()), bank, self.pool)
+        return ScoreMaps(logit_BKHW=logit.permute(0, 3, 1, 2), activation=self.activation)

@@ -1,0 +1,85 @@
+"""Matching and losses as pure functions of tensors: no modules, no state, no distributed calls.
+
+Boxes are xyxy with continuous coordinates (x2 = x1 + width). GLIP's release counts pixels instead (x2 = x1 + width - 1);
+where that changes a number, `inset` is 1 for its way and 0 for the plain one.
+"""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+UNMATCHED = -1
+
+
+def token_focal_loss(logit_BQL: Tensor, target_BQL: Tensor, valid_BL: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Return the summed sigmoid focal loss (arXiv 1708.02002, Eq. 5) over valid tokens; targets 0 or 1, any float dtype."""
+    logit, target = logit_BQL.float(), target_BQL.float()
+    # -log p_t and p_t follow from one log-sigmoid of the signed logit
+    log_p_t = F.logsigmoid(logit * (2 * target - 1))
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    loss = -weight * (1 - log_p_t.exp()) ** gamma * log_p_t
+    return (loss * valid_BL[:, None].to(loss)).sum()
+
+
+def giou(boxes_xyxy: Tensor, target_xyxy: Tensor) -> Tensor:
+    """Return the generalised IoU (arXiv 1902.09630) of matched pairs: (N,) in -1..1. Inverted boxes count as flat."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
+    x2, y2 = torch.maximum(x1, x2), torch.maximum(y1, y2)
+    tx1, ty1, tx2, ty2 = target_xyxy.unbind(-1)
+    overlap = (torch.minimum(x2, tx2) - torch.maximum(x1, tx1)).clamp(min=0) * (torch.minimum(y2, ty2) - torch.maximum(y1, ty1)).clamp(min=0)
+    hull = (torch.maximum(x2, tx2) - torch.minimum(x1, tx1)) * (torch.maximum(y2, ty2) - torch.minimum(y1, ty1)) + 1e-7
+    union = (x2 - x1) * (y2 - y1) + (tx2 - tx1) * (ty2 - ty1) - overlap + 1e-7
+    return overlap / union - (hull - union) / hull
+
+
+def giou_loss(boxes_xyxy: Tensor, target_xyxy: Tensor, weight_N: Tensor, *, inset: float = 0.0) -> Tensor:
+    """Return the weighted sum of 1 - GIoU. With `inset` 1 boxes lose one pixel of width and height first (GLIP's release)."""
+    shift = boxes_xyxy.new_tensor([0.0, 0.0, inset, inset])
+    return ((1 - giou(boxes_xyxy - shift, target_xyxy - shift)) * weight_N).sum()
+
+
+def centerness_target(points: Tensor, boxes_xyxy: Tensor, *, inset: float = 0.0) -> Tensor:
+    """Return sqrt(min/max of left-right x min/max of top-bottom) for points inside their boxes (arXiv 1904.01355, Eq. 3)."""
+    left_top = points - boxes_xyxy[:, :2] - inset / 2
+    right_bottom = boxes_xyxy[:, 2:] - points - inset / 2
+    ratio = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom).clamp(min=1e-6)
+    return ratio.clamp(min=0).prod(-1).sqrt()
+
+
+def atss_assign(anchors_xyxy: Tensor, num_per_level: Sequence[int], boxes_xyxy: Tensor, *, top_k: int = 9, inset: float = 0.0) -> Tensor:
+    """Return for each anchor the index of its box, or UNMATCHED (ATSS, arXiv 1912.02424, Algorithm 1).
+
+    Candidates: per level the `top_k` anchors whose centres are nearest to the box's. A candidate is positive when its
+    IoU reaches the candidates' mean plus standard deviation and its centre lies inside the box by 0.01 pixels. An anchor
+    of several boxes goes to the one of highest IoU. No boxes: all unmatched.
+    """
+    num_anchors, num_boxes = len(anchors_xyxy), len(boxes_xyxy)
+    if num_boxes == 0:
+        return torch.full((num_anchors,), UNMATCHED, dtype=torch.long, device=anchors_xyxy.device)
+    iou = box_iou(anchors_xyxy, boxes_xyxy)
+    points = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    distance = (points[:, None] - centres[None]).pow(2).sum(-1).sqrt()
+    candidates, start = [], 0
+    for count in num_per_level:
+        candidates.append(distance[start : start + count].topk(min(top_k, count), dim=0, largest=False).indices + start)
+        start += count
+    candidate = torch.cat(candidates)  # (candidates, boxes)
+    column = torch.arange(num_boxes, device=candidate.device)
+    candidate_iou = iou[candidate, column]
+    positive = candidate_iou >= candidate_iou.mean(0) + candidate_iou.std(0)
+    point = points[candidate]
+    margin = torch.cat([point - boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - point], dim=-1).amin(-1) - inset / 2
+    positive &= margin > 0.01
+    best = torch.full_like(iou, -torch.inf)
+    rows, columns = candidate[positive], column.expand_as(candidate)[positive]
+    best[rows, columns] = iou[rows, columns]
+    value, box = best.max(1)
+    return torch.where(value > -torch.inf, box, torch.full_like(box, UNMATCHED))
+
+
+def centerness_loss(logit_N: Tensor, target_N: Tensor) -> Tensor:
+    """Return the summed binary cross entropy of centerness logits."""
+    return F.binary_cross_entropy_with_logits(logit_N.float(), target_N, reduction="sum")

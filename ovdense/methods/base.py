@@ -1,0 +1,92 @@
+"""What every method shares: the four verbs, image preprocessing, and MMEngine's three modes (here and nowhere else)."""
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovdense.structures import DetectionTarget, Results, Vocabulary
+
+
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Normalise uint8 RGB images (3, H, W), pad each with zeros to the batch's largest size, a multiple of `divisor`.
+
+    `mean` and `std` are on the 0-255 scale, RGB. Returns dict(images=(B, 3, H, W) float32, targets=as given).
+    """
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float], divisor: int = 32) -> None:
+        super().__init__()
+        self.divisor = divisor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None], persistent=False)
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        images = []
+        for image in data["images"]:
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+                raise ValueError(f"an image must be uint8 of shape (3, H, W), RGB, got {image.dtype} {tuple(image.shape)}")
+            images.append((image.to(self.mean.device).float() - self.mean) / self.std)
+        height, width = (-(-max(i.shape[d] for i in images) // self.divisor) * self.divisor for d in (1, 2))
+        batch = torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images])
+        return {"images": batch, "targets": data.get("targets")}
+
+
+class OpenVocabModel(BaseModel):
+    """A model whose classes are given as text: `set_vocabulary` once, then predict many times.
+
+    Subclasses give the four verbs `encode_image`, `encode_text`, `score`, `decode`, and `loss`.
+    """
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float], divisor: int = 32) -> None:
+        super().__init__(data_preprocessor=ImagePreprocessor(mean=mean, std=std, divisor=divisor))
+        self.vocabulary: Vocabulary | None = None
+        self.prompt = "names"
+
+    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        """Predict these classes from now on. `prompt`: "names", or "descriptions" (names and what they look like)."""
+        if prompt not in ("names", "descriptions"):
+            raise ValueError(f'prompt must be "names" or "descriptions", got {prompt!r}')
+        self.vocabulary, self.prompt = vocabulary, prompt
+
+    @abstractmethod
+    def encode_image(self, images: Tensor) -> Any:
+        """Return the features of (B, 3, H, W) normalised images; called once an image."""
+
+    @abstractmethod
+    def encode_text(self, vocabulary: Vocabulary) -> Any:
+        """Return all that the text gives for this vocabulary; called once a vocabulary."""
+
+    @abstractmethod
+    def score(self, features: Any, text: Any) -> Any:
+        """Return how well places match texts."""
+
+    @abstractmethod
+    def decode(self, scored: Any, targets: Sequence[DetectionTarget]) -> list[Results]:
+        """Return each image's results."""
+
+    @abstractmethod
+    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
+        """Return the losses of a batch."""
+
+    @abstractmethod
+    def predict(self, images: Tensor, targets: Sequence[DetectionTarget]) -> list[Results]:
+        """Return each image's results for the vocabulary that was set."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what a number measured with this model depends on: stored and printed with every result."""
+        return {"classes": len(self.vocabulary) if self.vocabulary else 0, "prompt": self.prompt}
+
+    def forward(self, images: Tensor, targets: Sequence[DetectionTarget] | None = None, mode: str = "tensor") -> Any:
+        """Run in MMEngine's mode: "loss", "predict" (mmdet's DetDataSample list), or "tensor" (image features)."""
+        if mode == "loss":
+            return self.loss(images, targets)
+        if mode == "predict":
+            from ovdense.compat.mm import to_det_data_sample
+
+            return [to_det_data_sample(r) for r in self.predict(images, targets)]
+        if mode == "tensor":
+            return self.encode_image(images)
+        raise ValueError(f'mode must be "loss", "predict" or "tensor", got {mode!r}')

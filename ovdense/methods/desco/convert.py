@@ -1,0 +1,87 @@
+"""Published GLIP / DesCo-GLIP checkpoints -> our names.
+
+Only names and layouts change; every tensor is kept. `module.` prefixes (files saved from several GPUs) and buffers
+that the model computes itself (`position_ids`, `relative_position_index`, `cell_anchors`, `attn_mask`) are dropped.
+"""
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_BUFFERS = re.compile(r"(position_ids|relative_position_index|cell_anchors\.\d+|attn_mask)$")
+
+# In a head block of three parts: fusion (3i), BERT layer (3i + 1), dynamic head (3i + 2).
+_PARTS = ("fuse", "text", "image")
+_HEAD_RULES = [
+    (re.compile(r"^(fuse)\.b_attn\."), r"\1."),
+    (re.compile(r"^(image)\.DyConv\.0\."), r"\1.from_coarse."),
+    (re.compile(r"^(image)\.DyConv\.1\."), r"\1.from_same."),
+    (re.compile(r"^(image)\.DyConv\.2\."), r"\1.from_fine."),
+    (re.compile(r"^(image)\.AttnConv\.1\."), r"\1.scale_attention."),
+]
+_FPN = {"fpn_inner2": "lateral.0", "fpn_inner3": "lateral.1", "fpn_inner4": "lateral.2", "fpn_layer2": "output.0", "fpn_layer3": "output.1",
+        "fpn_layer4": "output.2", "top_blocks.p6": "extra.0", "top_blocks.p7": "extra.1"}
+
+
+def head_name(name: str) -> str | None:
+    """Return our name of a published head tensor (without "rpn.head."), None for one that is handled apart (level scales)."""
+    tower = re.match(r"^dyhead_tower\.(\d+)\.(.*)$", name)
+    if tower:
+        block, part = divmod(int(tower[1]), 3)
+        rest = f"{_PARTS[part]}.{tower[2]}"
+        for pattern, replacement in _HEAD_RULES:
+            rest = pattern.sub(replacement, rest)
+        return f"blocks.{block}.{rest}"
+    if re.match(r"^scales\.\d+\.scale$", name):
+        return None
+    for old, new in (("dot_product_projection_text.", "embedding_head.text_projection."), ("bbox_pred.", "box."), ("centerness.", "centerness."),
+                     ("cls_logits.", "cls_logits.")):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    if name in ("log_scale", "bias_lang", "bias0"):
+        return f"embedding_head.{name}"
+    raise KeyError(f"head tensor {name!r} has no counterpart here; is this a GLIP or DesCo-GLIP checkpoint?")
+
+
+def convert_head(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of `DescoHead` from published names without "rpn.head."."""
+    ours = {new: t for name, t in published.items() if (new := head_name(name)) is not None}
+    scales = sorted((n for n in published if n.startswith("scales.")), key=lambda n: int(n.split(".")[1]))
+    ours["level_scale"] = torch.cat([published[n].reshape(1) for n in scales])
+    return ours
+
+
+def convert_fpn(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of `FeaturePyramid` from published names without "backbone.fpn."."""
+    ours = {}
+    for name, tensor in published.items():
+        stem, leaf = name.rsplit(".", 1)
+        if stem not in _FPN:
+            raise KeyError(f"pyramid tensor {name!r} has no counterpart here; known: {', '.join(_FPN)}")
+        ours[f"{_FPN[stem]}.{leaf}"] = tensor
+    return ours
+
+
+def split_published(checkpoint: Mapping) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a published checkpoint by part: "body", "fpn", "language", "head"; prefixes cut.
+
+    Accepts the bare state dict or the file's {"model": ...}; unknown names raise KeyError.
+    """
+    state = checkpoint.get("model", checkpoint)
+    prefixes = {"backbone.body.": "body", "backbone.fpn.": "fpn", "language_backbone.body.model.": "language", "rpn.head.": "head"}
+    parts: dict[str, dict[str, Tensor]] = {p: {} for p in prefixes.values()}
+    unknown = []
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        if _BUFFERS.search(name) or name.startswith("rpn.anchor_generator."):
+            continue
+        for prefix, part in prefixes.items():
+            if name.startswith(prefix):
+                parts[part][name.removeprefix(prefix)] = tensor
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise KeyError(f"{len(unknown)} tensors are not those of GLIP or DesCo-GLIP, the first: {unknown[:3]}")
+    return parts

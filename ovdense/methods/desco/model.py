@@ -1,0 +1,191 @@
+"""DesCo on the GLIP architecture (arXiv 2306.14060, 2112.03857): a detector that is asked with descriptions.
+
+Backbone and pyramid run once an image, the language model once a vocabulary; then the head scores every chunk of the
+vocabulary (a caption of several classes) on the image's features.
+"""
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.registry import build_from_cfg
+from torch import Tensor, nn
+
+from ovdense.heads.anchors import decode_deltas, grid_anchors
+from ovdense.heads.decode import select_detections
+from ovdense.heads.similarity import pool_tokens
+from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.desco.criterion import DescoCriterion
+from ovdense.methods.desco.head import DescoHead, HeadOutputs
+from ovdense.registry import MODELS
+from ovdense.structures import DetectionTarget, FeatureMap, Results, Vocabulary
+from ovdense.text.phrases import phrase_map
+from ovdense.text.prompts import chunk_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedChunk:
+    """One caption of the vocabulary, encoded: `hidden_LD`, no padding; `tokens_KL` (its classes, L); `classes` their indices."""
+
+    hidden_LD: Tensor
+    tokens_KL: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkScores:
+    """The head's outputs for one image and one chunk: scores (Q, K of the chunk) and boxes (Q, 4) in input pixels."""
+
+    score_QK: Tensor
+    centerness_Q: Tensor
+    boxes_Q4: Tensor
+    num_per_level: tuple[int, ...]
+    classes: Tensor
+
+
+def _built(part: dict | nn.Module) -> nn.Module:
+    return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
+
+
+@MODELS.register_module()
+class Desco(OpenVocabModel):
+    """The detector; every part is given, at any size.
+
+    `head` and `criterion` are the arguments of `DescoHead` and `DescoCriterion`. Test time: `max_classes` and
+    `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time; `score_thr`, `nms_iou`, `pre_nms` and
+    `chunk_dets` (detections a chunk) as published; `max_dets` a whole image. `pool`: mean, max or power over a class's
+    tokens.
+    """
+
+    def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
+                 test: dict | None = None) -> None:
+        backbone = _built(backbone)
+        super().__init__(mean=backbone.mean, std=backbone.std)
+        self.backbone, self.neck, self.text_encoder = backbone, _built(neck), _built(text_encoder)
+        self.head = DescoHead(text_width=self.text_encoder.width, **head)
+        self.criterion = DescoCriterion(**(criterion or {}))
+        self.test = TestSettings(**(test or {}))
+        self._chunks: tuple[Any, list[EncodedChunk]] | None = None
+
+    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        super().set_vocabulary(vocabulary, prompt)
+        self._chunks = None
+
+    def train(self, mode: bool = True) -> "Desco":
+        self._chunks = None  # the language model may change: text is encoded anew at the next prediction
+        return super().train(mode)
+
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol() | {"chunks": len(self.text()) if self.vocabulary else 0, "max_classes_a_chunk": self.test.max_classes,
+                                     "max_tokens_a_chunk": self.test.max_tokens, "dets_per_image": self.test.max_dets, "score_thr": self.test.score_thr,
+                                     "nms_iou": self.test.nms_iou}
+
+    # the four verbs
+
+    def encode_image(self, images: Tensor) -> list[FeatureMap]:
+        return self.neck(self.backbone(images))
+
+    @torch.no_grad()
+    def encode_text(self, vocabulary: Vocabulary) -> list[EncodedChunk]:
+        tokenizer = self.text_encoder.tokenizer
+        prompts = chunk_vocabulary(vocabulary, tokenizer, prompt=self.prompt, max_classes=self.test.max_classes, max_tokens=self.test.max_tokens - 2)
+        chunks = []
+        for start in range(0, len(prompts), 16):
+            group = prompts[start : start + 16]
+            tokenized = tokenizer.encode([p.caption for p in group], max_tokens=self.test.max_tokens).to(self.device)
+            hidden = self.text_encoder.encode(tokenized)
+            for b, p in enumerate(group):
+                length = int(tokenized.valid_BL[b].sum())
+                tokens = phrase_map(tokenized, b, p.spans_per_class).tokens_PL[:, :length]
+                chunks.append(EncodedChunk(hidden_LD=hidden[b, :length], tokens_KL=tokens.to(self.device), classes=torch.tensor(p.class_indices, device=self.device)))
+        return chunks
+
+    def score(self, features: list[FeatureMap], text: Sequence[EncodedChunk]) -> Iterator[list[ChunkScores]]:
+        """Yield, chunk by chunk, the scores of each image: memory does not grow with the vocabulary."""
+        maps, strides = [f.tensor_BCHW for f in features], [f.stride for f in features]
+        batch = len(maps[0])
+        anchors = None
+        for start in range(0, len(text), self.test.chunk_batch):
+            group = text[start : start + self.test.chunk_batch]
+            hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
+            valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)[:, None]
+            # rows ordered chunk by chunk, the images of a chunk together
+            out = self.head([m.repeat(len(group), 1, 1, 1) for m in maps], hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0))
+            if anchors is None:
+                anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
+            boxes, centerness = decode_deltas(out.delta_BQ4, anchors), out.centerness_BQ.float().sigmoid()
+            for g, chunk in enumerate(group):
+                rows = slice(g * batch, (g + 1) * batch)
+                logit = out.tokens.logit_BQL[rows, :, : len(chunk.hidden_LD)]
+                score_BQK = pool_tokens(logit.float().sigmoid(), chunk.tokens_KL, self.test.pool)
+                yield [
+                    ChunkScores(score_QK=s, centerness_Q=c, boxes_Q4=b, num_per_level=tuple(h * w for h, w in out.sizes_hw), classes=chunk.classes)
+                    for s, c, b in zip(score_BQK, centerness[rows], boxes[rows])
+                ]
+
+    def decode(self, scored: Iterator[list[ChunkScores]], targets: Sequence[DetectionTarget]) -> list[Results]:
+        found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in targets]
+        for chunk in scored:
+            for image, (scores, target) in enumerate(zip(chunk, targets, strict=True)):
+                box, score, label = select_detections(
+                    scores.score_QK, scores.centerness_Q, scores.boxes_Q4, scores.num_per_level, target.size_hw, score_thr=self.test.score_thr,
+                    pre_nms=self.test.pre_nms, nms_iou=self.test.nms_iou, max_dets=self.test.chunk_dets,
+                )
+                found[image].append((box, score, scores.classes[label]))
+        return [self._result(parts, target) for parts, target in zip(found, targets)]
+
+    def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], target: DetectionTarget) -> Results:
+        """Merge the chunks of an image (no NMS between chunks, as published) and scale boxes to the file's size."""
+        boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
+        order = scores.argsort(descending=True, stable=True)[: self.test.max_dets]
+        (h, w), (full_h, full_w) = target.size_hw, target.original_size_hw
+        boxes = boxes[order] * boxes.new_tensor([full_w / w, full_h / h] * 2)
+        return Results(boxes_xyxy=boxes, scores=scores[order], labels=labels[order], names=self.vocabulary.names, size_hw=target.original_size_hw,
+                       image_id=target.image_id)
+
+    # modes
+
+    def text(self) -> list[EncodedChunk]:
+        """Return the encoded chunks of the vocabulary: made at the first call after it was set, then reused."""
+        if self.vocabulary is None:
+            raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
+        key = (self.vocabulary, self.prompt, self.device)
+        if self._chunks is None or self._chunks[0] != key:
+            self._chunks = (key, self.encode_text(self.vocabulary))
+        return self._chunks[1]
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, targets: Sequence[DetectionTarget]) -> list[Results]:
+        text = self.text()
+        return self.decode(self.score(self.encode_image(images), text), targets)
+
+    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
+        captions = [t.caption for t in targets]
+        if None in captions:
+            raise ValueError(f"training images must carry a caption, image {targets[captions.index(None)].file_name} has none; add DescriptionQueries to its transforms")
+        tokenized = self.text_encoder.tokenizer.encode(captions, max_tokens=self.test.max_tokens).to(self.device)
+        features = self.encode_image(images)
+        out = self.head([f.tensor_BCHW for f in features], self.text_encoder.encode(tokenized), tokenized.valid_BL)
+        positive = [phrase_map(tokenized, b, t.positive_spans).tokens_PL for b, t in enumerate(targets)]
+        return self.criterion(out, [f.stride for f in features], [t.boxes_xyxy for t in targets], positive)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.level_scale.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSettings:
+    """How predictions are made; the defaults are the published ones for LVIS with descriptions."""
+
+    __test__ = False  # not a test case, whatever a collector thinks of the name
+
+    max_classes: int | None = 8
+    max_tokens: int = 256
+    chunk_batch: int = 1
+    score_thr: float = 0.05
+    pre_nms: int = 1000
+    nms_iou: float = 0.6
+    chunk_dets: int = 300
+    max_dets: int = 300
+    pool: str = "mean"

@@ -1,0 +1,122 @@
+"""Parity with the published DesCo-GLIP code, for weights and inputs that a formula makes."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ovdense.methods.desco.convert import convert_head
+from ovdense.methods.desco.criterion import DescoCriterion
+from ovdense.methods.desco.head import DescoHead, HeadOutputs
+from ovdense.structures import TokenLogits
+from tests.golden import load_fill, rnd
+
+STRIDES = (8, 16, 32, 64, 128)
+
+
+@pytest.fixture(scope="module")
+def head_case(golden_root):
+    folder = golden_root / "desco" / "vl_fusion_head"
+    spec = json.loads((folder / "spec.json").read_text())
+    expected = dict(np.load(folder / "outputs.npz"))
+    weights = load_fill(golden_root).fill(spec, 0)
+    num_blocks = 1 + max(int(n.split(".")[1]) for n in spec if n.startswith("dyhead_tower.")) // 3
+    text_width, embed = spec["bias_lang"]["shape"][0], spec["dyhead_tower.0.b_attn.attn.v_proj.weight"]["shape"][0]
+    head = DescoHead(channels=spec["bbox_pred.weight"]["shape"][1], text_width=text_width, num_blocks=num_blocks,
+                     embed_width=embed, closed_set_classes=spec["cls_logits.weight"]["shape"][0]).eval()
+    head.load_state_dict(convert_head(weights))
+    sizes, lengths = expected["level_sizes"].tolist(), expected["mask_lengths"].tolist()
+    maps = [rnd(f"visual.{i}", (len(lengths), spec["bbox_pred.weight"]["shape"][1], *size)) for i, size in enumerate(sizes)]
+    length = expected["token_logits.0"].shape[-1]
+    text = rnd("lang.hidden", (len(lengths), length, text_width))
+    valid = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
+    return head, maps, text, valid, sizes, expected
+
+
+@torch.no_grad()
+def test_fusion_head__equals_the_published_code(head_case):
+    head, maps, text, valid, sizes, expected = head_case
+    out = head(maps, text, valid)
+    counts = [h * w for h, w in sizes]
+    parts = zip(out.tokens.logit_BQL.split(counts, 1), out.delta_BQ4.split(counts, 1), out.centerness_BQ.split(counts, 1), sizes)
+    for i, (logit, delta, centerness, size) in enumerate(parts):
+        assert np.abs(logit.numpy() - expected[f"token_logits.{i}"]).max() < 2e-4
+        assert np.abs(delta.transpose(1, 2).unflatten(2, tuple(size)).numpy() - expected[f"bbox_reg.{i}"]).max() < 2e-5
+        assert np.abs(centerness.reshape(len(logit), 1, *size).numpy() - expected[f"centerness.{i}"]).max() < 2e-5
+
+
+@torch.no_grad()
+def test_fusion_attention__equals_the_published_code(head_case):
+    head, _, _, _, _, expected = head_case
+    image, text = rnd("attn.v", (2, 13, 256)), rnd("attn.l", (2, 9, 768))
+    valid = torch.arange(9)[None] < torch.tensor([9, 5])[:, None]
+    out_v, out_l = head.blocks[0].fuse.attn(image, text, valid)
+    assert np.abs(out_v.numpy() - expected["attn.out_v"]).max() < 1e-5
+    assert np.abs(out_l.numpy() - expected["attn.out_l"]).max() < 1e-5
+
+
+@torch.no_grad()
+def test_fusion_head__trimming_padded_tokens_changes_nothing(head_case):
+    head, maps, text, valid, _, _ = head_case
+    length = int(valid.sum(1).max())
+    whole, trimmed = head(maps, text, valid), head(maps, text[:, :length], valid[:, :length])
+    assert (whole.tokens.logit_BQL[..., :length] - trimmed.tokens.logit_BQL).abs().max() < 2e-4
+    assert (whole.delta_BQ4 - trimmed.delta_BQ4).abs().max() < 2e-5
+
+
+@torch.no_grad()
+def test_fusion_head__a_batch_equals_single_images(head_case):
+    head, maps, text, valid, _, _ = head_case
+    batch = head(maps, text, valid)
+    for b in range(len(text)):
+        single = head([m[b : b + 1] for m in maps], text[b : b + 1], valid[b : b + 1])
+        assert (batch.tokens.logit_BQL[b] - single.tokens.logit_BQL[0]).abs().max() < 2e-4
+
+
+@torch.no_grad()
+def test_fusion_head__logits_are_clamped(head_case):
+    head, maps, text, valid, sizes, expected = head_case
+    before = head.embedding_head.log_scale.clone()
+    head.embedding_head.log_scale.fill_(-11.8)
+    logit = head(maps, text, valid).tokens.logit_BQL.split([h * w for h, w in sizes], 1)
+    head.embedding_head.log_scale.copy_(before)
+    for i in (3, 4):
+        want = torch.from_numpy(expected[f"clamped_logits.{i}"])
+        assert want.abs().max() == 50000 and logit[i].abs().max() == 50000
+        assert (logit[i] - want).abs().max() <= 2e-4 * np.exp(11.8 - 2)
+
+
+LOSS_CASES = ("two_images", "one_image_without_boxes", "all_images_without_boxes", "caption_fills_256", "box_with_no_token", "caption_fills_256_muted")
+
+
+@pytest.mark.parametrize("name", LOSS_CASES)
+def test_losses__equal_the_published_code(golden_root, name):
+    case = json.loads((golden_root / "desco" / "losses" / "cases.json").read_text())[name]
+    (width, height), images, key = case["image_size_wh"], case["images"], case["random_key"]
+    sizes = tuple((-(-height // s), -(-width // s)) for s in STRIDES)
+    batch, expected = len(images), case["expected"]
+    logit = [rnd(f"{key}.logits.{i}", (batch, h * w, 256), 1.5, -3).requires_grad_() for i, (h, w) in enumerate(sizes)]
+    delta = [rnd(f"{key}.reg.{i}", (batch, 4, h, w), 0.5).requires_grad_() for i, (h, w) in enumerate(sizes)]
+    centerness = [rnd(f"{key}.ctr.{i}", (batch, 1, h, w)).requires_grad_() for i, (h, w) in enumerate(sizes)]
+    valid = torch.arange(256)[None] < torch.tensor([image["text_length"] for image in images])[:, None]
+    outputs = HeadOutputs(
+        tokens=TokenLogits(logit_BQL=torch.cat(logit, 1), valid_BL=valid, activation="sigmoid"),
+        delta_BQ4=torch.cat([d.flatten(2) for d in delta], 2).transpose(1, 2),
+        centerness_BQ=torch.cat([c.flatten(1) for c in centerness], 1), sizes_hw=sizes,
+    )
+    boxes, positive = [], []
+    for image in images:
+        # the case's boxes count pixels: x2 = x1 + width - 1
+        boxes.append(torch.tensor(image["boxes_xyxy"]).reshape(-1, 4) + torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        tokens = torch.zeros(len(image["boxes_xyxy"]), 256, dtype=torch.bool)
+        for n, wanted in enumerate(image["positive_tokens"]):
+            tokens[n, wanted] = True
+        positive.append(tokens)
+    losses = DescoCriterion(no_object_token=not case["muted_last_token"])(outputs, STRIDES, boxes, positive)
+    assert losses["loss_token"].item() == pytest.approx(expected["loss_dot_product_token"], rel=1e-4)
+    if expected["loss_reg"] and any(image["boxes_xyxy"] for image in images):
+        assert losses["loss_box"].item() == pytest.approx(expected["loss_reg"], rel=1e-4)
+        assert losses["loss_centerness"].item() == pytest.approx(expected["loss_centerness"], rel=1e-4)
+    sum(losses.values()).backward()
+    for tensors, wanted in ((logit, expected["grad_norm_logits"]), (delta, expected["grad_norm_reg"]), (centerness, expected["grad_norm_ctr"])):
+        assert [float(t.grad.norm()) for t in tensors] == pytest.approx(wanted, rel=1e-4, abs=1e-7)
