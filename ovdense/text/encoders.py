@@ -3,6 +3,7 @@
 `encode` gives the last layer for token detectors, `embed` pooled unit rows for embedding heads. transformers and
 open_clip are imported when an encoder is made. B captions, L tokens, D width, T templates.
 """
+import difflib
 import hashlib
 import json
 import warnings
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ovdense.registry import MODELS
 from ovdense.structures import TokenizedText
+from ovdense.text.clip_tokenizer import OpenClipTokenizer
 from ovdense.text.prompts import average_unit, fill_template, unit
 from ovdense.text.tokenizers import Tokenizer, check_captions, embedded_folder, embedded_tokenizer
 
@@ -210,3 +212,90 @@ class BertTextEncoder(_TransformersEncoder):
         self.max_tokens = self.model.config.max_position_embeddings
         self._check_tokenizer()
         self._settle()
+
+
+@MODELS.register_module()
+class RobertaTextEncoder(_TransformersEncoder):
+    """RoBERTa: per token the last layer, per sentence the mean over tokens.
+
+    `weights`: a local folder, a hub name, or None for random ones of `config` (a dict over transformers' RobertaConfig;
+    empty = its defaults), which needs a `tokenizer`: the embedded word pieces do not fit. Parameters live under `model.`.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | None,
+        config: Mapping[str, Any] | None = None,
+        tokenizer: Tokenizer | None = None,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(frozen=frozen)
+        from transformers import RobertaConfig, RobertaModel
+
+        if weights is not None and config is not None:
+            raise ValueError(f"config is for random weights only (weights=None), got weights={weights!r} as well; drop one")
+        if weights is None and tokenizer is None:
+            raise ValueError("random weights (weights=None) need a tokenizer, got none; give tokenizer=Tokenizer.from_pretrained(folder)")
+        if weights is None:
+            self.model = RobertaModel(RobertaConfig(**(config or {})), add_pooling_layer=False)
+        else:
+            self.model = _from_pretrained(RobertaModel, weights)
+        self.tokenizer = tokenizer or Tokenizer.from_pretrained(weights)
+        self.width = self.model.config.hidden_size
+        padding = self.model.config.pad_token_id
+        if self.tokenizer.pad_id != padding:
+            raise ValueError(f"RoBERTa counts positions from its padding token {padding}, but the tokenizer pads with {self.tokenizer.pad_id}; give a tokenizer that fits")
+        self.max_tokens = self.model.config.max_position_embeddings - padding - 1  # positions start after the padding's
+        self._check_tokenizer()
+        self._settle()
+
+
+@MODELS.register_module()
+class OpenClipTextEncoder(TextEncoder):
+    """CLIP's text tower from open_clip: `encode` gives ln_final's output per token, `embed` the projected end of text.
+
+    `pretrained`: a local file of weights, one of open_clip's tags, or None for random ones. Towers with a causal mask and
+    the end-of-text pooling of OpenAI's CLIP; others are a ValueError. Parameters live under `text.`, as open_clip names them.
+    """
+
+    def __init__(self, *, model_name: str = "ViT-B-32", pretrained: str | None = None, frozen: bool = True) -> None:
+        super().__init__(frozen=frozen)
+        import open_clip
+
+        if model_name not in open_clip.list_models():
+            near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
+            raise KeyError(f"unknown open_clip model {model_name!r}; near it there are {near}, see open_clip.list_models()")
+        self.model_name = model_name
+        self.tokenizer = OpenClipTokenizer(model_name)
+        text = open_clip.create_model(model_name, pretrained=pretrained, force_custom_text=True, pretrained_text=False).text
+        if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None or text.pool_type != "argmax":
+            raise ValueError(f"the text tower must be causal and pool at the end of text (OpenAI's CLIP), {model_name!r} does not; choose for example 'ViT-B-32'")
+        self.text = text
+        self.width = text.width
+        self.max_tokens = text.context_length
+        self._settle()
+
+    def hidden(self, tokenized: TokenizedText) -> Tensor:
+        length = tokenized.ids_BL.shape[1]
+        if length > self.max_tokens:
+            raise ValueError(f"a text must have at most {self.max_tokens} tokens for this encoder, got {length}; encode with max_tokens={self.max_tokens}")
+        # the tower itself only takes captions padded to 77; causal attention allows to stop at the longest one
+        dtype = self.text.transformer.get_cast_dtype()
+        hidden_BLD = self.text.token_embedding(tokenized.ids_BL).to(dtype) + self.text.positional_embedding[:length].to(dtype)
+        return self.text.ln_final(self.text.transformer(hidden_BLD, attn_mask=self.text.attn_mask[:length, :length]))
+
+    def pool(self, tokenized: TokenizedText) -> Tensor:
+        hidden_BLD = self.hidden(tokenized)
+        end_B = tokenized.valid_BL.sum(1) - 1
+        pooled_BD = hidden_BLD[torch.arange(len(end_B), device=end_B.device), end_B]
+        projection = self.text.text_projection
+        if projection is None:
+            return pooled_BD
+        return projection(pooled_BD) if isinstance(projection, nn.Linear) else pooled_BD @ projection
+
+    def settings(self) -> dict[str, Any]:
+        text = self.text
+        activation = type(text.transformer.resblocks[0].mlp.gelu).__name__
+        return {"encoder": type(self).__name__, "model": self.model_name, "width": text.width, "heads": text.heads, "layers": text.transformer.layers,
+                "context_length": text.context_length, "activation": activation}

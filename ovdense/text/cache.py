@@ -1,0 +1,114 @@
+"""Embeddings on disk, keyed by all that they depend on; safe for processes that write at once and for files cut short.
+
+A file is written under another name and moved into place whole, and carries a checksum; nothing that is read runs code.
+"""
+import hashlib
+import json
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ovdense.compat.paths import cache_root
+
+FORMAT = 1
+_STALE_SECONDS = 24 * 3600
+
+
+class Embeds(Protocol):
+    """What the cache needs of an encoder."""
+
+    def embed(self, sentences: Sequence[str], templates: Sequence[str]) -> Tensor: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class EmbeddingCache:
+    """Rows of sentences on disk under `folder` (default: embeddings in the cache root), one file a request."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else cache_root() / "embeddings"
+
+    def embed(self, encoder: Embeds, sentences: Sequence[str], templates: Sequence[str] = ("{}",), dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return `encoder.embed(sentences, templates)` on the CPU in `dtype`, read from disk if the same was asked before.
+
+        A damaged file is removed with a warning and its rows are computed again; where the folder cannot be written, a
+        warning says so and the rows are returned all the same.
+        """
+        key = self.key(encoder.fingerprint(), sentences, templates, dtype)
+        path = self.folder / f"{key}.safetensors"
+        rows = self._read(path, key, len(sentences), dtype)
+        if rows is None:
+            rows = encoder.embed(list(sentences), tuple(templates)).detach().cpu().to(dtype).contiguous()
+            self._write(path, key, rows)
+        return rows
+
+    @staticmethod
+    def key(fingerprint: str, sentences: Sequence[str], templates: Sequence[str], dtype: torch.dtype) -> str:
+        """Return the hash that names a request: encoder weights, templates, sentences (in order) and dtype."""
+        if isinstance(sentences, str) or isinstance(templates, str):
+            raise ValueError(f"sentences and templates must be sequences of strings, got {sentences!r} and {templates!r}")
+        parts = {"format": FORMAT, "encoder": fingerprint, "templates": list(templates), "sentences": list(sentences), "dtype": str(dtype)}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+    def _read(self, path: Path, key: str, num_rows: int, dtype: torch.dtype) -> Tensor | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            tensors = load(content)
+            rows, checksum = tensors["rows"], bytes(tensors["checksum"].tolist())
+            whole = rows.ndim == 2 and len(rows) == num_rows and rows.dtype == dtype and checksum == _checksum(key, rows)
+            problem = "its content does not match its checksum"
+        except (SafetensorError, KeyError, ValueError) as error:
+            whole, problem = False, str(error)
+        if whole:
+            return rows
+        warnings.warn(f"{path} is damaged ({problem}); it is removed and its embeddings are computed again", stacklevel=3)
+        path.unlink(missing_ok=True)
+        return None
+
+    def _write(self, path: Path, key: str, rows: Tensor) -> None:
+        from safetensors.torch import save
+
+        content = save({"rows": rows, "checksum": torch.tensor(list(_checksum(key, rows)), dtype=torch.uint8)})
+        temporary = self.folder / f".{key[:16]}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_stale()
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            warnings.warn(f"embeddings could not be kept in {self.folder} ({error}); they are computed again next time, set OVDENSE_CACHE to a writable folder", stacklevel=3)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
+        """Remove what killed processes left behind a day ago or earlier."""
+        for left in self.folder.glob(".*.tmp"):
+            try:
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    left.unlink(missing_ok=True)
+            except FileNotFoundError:  # another process was faster
+                continue
+
+
+def _checksum(key: str, rows: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{key} {tuple(rows.shape)} {rows.dtype}".encode())
+    digest.update(rows.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.digest()
