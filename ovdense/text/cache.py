@@ -36,7 +36,9 @@ class EmbeddingCache:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_root() / "embeddings"
 
-    def embed(self, encoder: Embeds, sentences: Sequence[str], templates: Sequence[str] = ("{}",), dtype: torch.dtype = torch.float32) -> Tensor:
+    def embed(
+        self, encoder: Embeds, sentences: Sequence[str], templates: Sequence[str] = ("{}",), dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Return `encoder.embed(sentences, templates)` on the CPU in `dtype`, read from disk if the same was asked before.
 
         A damaged file is removed with a warning and its rows are computed again; where the folder cannot be written, a
@@ -93,7 +95,11 @@ class EmbeddingCache:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            warnings.warn(f"embeddings could not be kept in {self.folder} ({error}); they are computed again next time, set OVDENSE_CACHE to a writable folder", stacklevel=3)
+            warnings.warn(
+                f"embeddings could not be kept in {self.folder} ({error}); they are computed again "
+                "next time, set OVDENSE_CACHE to a writable folder",
+                stacklevel=3,
+            )
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

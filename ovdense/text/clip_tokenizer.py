@@ -23,7 +23,10 @@ class OpenClipTokenizer:
 
         backend = open_clip.get_tokenizer(model_name)
         if not isinstance(backend, open_clip.SimpleTokenizer):
-            raise ValueError(f"the model must use OpenAI's byte-pair vocabulary, but {model_name!r} uses {type(backend).__name__}; choose a CLIP model such as 'ViT-B-32'")
+            raise ValueError(
+                f"the model must use OpenAI's byte-pair vocabulary, but {model_name!r} uses "
+                f"{type(backend).__name__}; choose a CLIP model such as 'ViT-B-32'"
+            )
         self._backend = backend
         self.context_length = backend.context_length
         self.vocab_size = backend.vocab_size
@@ -58,7 +61,9 @@ class OpenClipTokenizer:
                 begin_byte = end_byte
         return ids, spans
 
-    def encode(self, captions: Sequence[str], max_tokens: int = 77, pad: Pad = "longest", *, on_overflow: Overflow = "error") -> TokenizedText:
+    def encode(
+        self, captions: Sequence[str], max_tokens: int = 77, pad: Pad = "longest", *, on_overflow: Overflow = "error"
+    ) -> TokenizedText:
         """Return the captions as tokens, start and end of text included, padded with 0; see `Tokenizer.encode`."""
         if on_overflow not in ("error", "truncate"):
             raise ValueError(f"on_overflow must be 'error' or 'truncate', got {on_overflow!r}")
@@ -80,7 +85,10 @@ def _char_positions(clean: str, caption: str) -> list[int]:
     """Return, for each character of the cleaned text, its place in the caption; blanks get the place of what is before them."""
     places = [match.start() for match in re.finditer(r"\S", caption)]
     if sum(not char.isspace() for char in clean) != len(places):
-        raise ValueError(f"captions must keep their characters when CLIP cleans them (entities, ligatures), got {caption[:80]!r}; write {clean[:80]!r}")
+        raise ValueError(
+            "captions must keep their characters when CLIP cleans them (entities, "
+            f"ligatures), got {caption[:80]!r}; write {clean[:80]!r}"
+        )
     positions, used = [], 0
     for char in clean:
         used += not char.isspace()

@@ -4,10 +4,8 @@
 open_clip are imported when an encoder is made. B captions, L tokens, D width, T templates.
 """
 import difflib
-import hashlib
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,105 +16,8 @@ from torch import Tensor, nn
 from ovdense.registry import MODELS
 from ovdense.structures import TokenizedText
 from ovdense.text.clip_tokenizer import OpenClipTokenizer
-from ovdense.text.prompts import average_unit, fill_template, unit
-from ovdense.text.tokenizers import Tokenizer, check_captions, embedded_folder, embedded_tokenizer
-
-EMBED_BATCH = 64
-
-
-class TextEncoder(nn.Module):
-    """What all encoders share: freezing, pooled embedding with templates, the fingerprint.
-
-    A part has `tokenizer`, `width` (of `encode`), `max_tokens`, and gives `hidden` and `pool`.
-    """
-
-    tokenizer: Any
-    width: int
-    max_tokens: int
-
-    def __init__(self, *, frozen: bool) -> None:
-        super().__init__()
-        self.frozen = frozen
-        self._fingerprint_key: tuple | None = None
-        self._fingerprint = ""
-
-    def _settle(self) -> None:
-        """Freeze what must be frozen and set the mode, once the parts are there."""
-        self.requires_grad_(not self.frozen)
-        self.train(not self.frozen)
-
-    def train(self, mode: bool = True) -> "TextEncoder":
-        """Set training mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def hidden(self, tokenized: TokenizedText) -> Tensor:
-        """Return the last layer, (B, L, D)."""
-        raise NotImplementedError
-
-    def pool(self, tokenized: TokenizedText) -> Tensor:
-        """Return one vector a caption, not yet of unit length."""
-        raise NotImplementedError
-
-    def encode(self, tokenized: TokenizedText) -> Tensor:
-        """Return the last layer's `hidden_BLD` on the encoder's device; padded places hold numbers that mean nothing.
-
-        A frozen encoder works without gradients and without dropout.
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.hidden(tokenized.to(self.device))
-
-    forward = encode
-
-    @torch.no_grad()
-    def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Return one unit row a sentence, float32: pooled, averaged over the templates (normalise, mean, normalise).
-
-        Runs in evaluation mode and without gradients. ValueError when a sentence has too many tokens.
-        """
-        sentences = check_captions(sentences)
-        if isinstance(templates, str) or not templates:
-            raise ValueError(f"templates must be a non-empty sequence of strings, got {templates!r}")
-        texts = [fill_template(template, sentence) for sentence in sentences for template in templates]
-        was_training = self.training
-        self.eval()
-        try:
-            rows = self._embed_texts(texts)
-        finally:
-            self.train(was_training)
-        return average_unit(rows.view(len(sentences), len(templates), -1))
-
-    def _embed_texts(self, texts: list[str]) -> Tensor:
-        distinct = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths together: little padding
-        rows: dict[str, Tensor] = {}
-        for start in range(0, len(distinct), EMBED_BATCH):
-            batch = distinct[start : start + EMBED_BATCH]
-            tokenized = self.tokenizer.encode(batch, self.max_tokens).to(self.device)
-            rows.update(zip(batch, unit(self.pool(tokenized).float())))
-        return torch.stack([rows[text] for text in texts])
-
-    def settings(self) -> dict[str, Any]:
-        """Return what, besides the weights, decides the outputs, as JSON values."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> str:
-        """Return a hash of settings, tokenizer and weights (bytes, names, dtypes): the key of everything computed with them.
-
-        A frozen encoder computes it once and again after load_state_dict or a change of dtype or device. One that trains
-        computes it at every call: weight averaging writes through `.data`, which leaves no trace to look for.
-        """
-        state = self.state_dict(keep_vars=True)
-        key = tuple((name, id(value), value.data_ptr(), value._version, value.dtype) for name, value in state.items())
-        if not self.frozen or key != self._fingerprint_key:
-            digest = hashlib.sha256(json.dumps([self.settings(), self.tokenizer.fingerprint()], sort_keys=True).encode())
-            for name, value in state.items():
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._fingerprint_key, self._fingerprint = key, digest.hexdigest()[:32]
-        return self._fingerprint
+from ovdense.text.encoder_base import TextEncoder
+from ovdense.text.tokenizers import Tokenizer, embedded_folder, embedded_tokenizer
 
 
 class _TransformersEncoder(TextEncoder):
@@ -127,7 +28,10 @@ class _TransformersEncoder(TextEncoder):
     def hidden(self, tokenized: TokenizedText) -> Tensor:
         length = tokenized.ids_BL.shape[1]
         if length > self.max_tokens:
-            raise ValueError(f"a text must have at most {self.max_tokens} tokens for this encoder, got {length}; encode with max_tokens={self.max_tokens}")
+            raise ValueError(
+                f"a text must have at most {self.max_tokens} tokens for this encoder, got "
+                f"{length}; encode with max_tokens={self.max_tokens}"
+            )
         # transformers 5 takes two-dimensional masks only
         return self.model(input_ids=tokenized.ids_BL, attention_mask=tokenized.valid_BL.long()).last_hidden_state
 
@@ -144,8 +48,8 @@ class _TransformersEncoder(TextEncoder):
     def _check_tokenizer(self) -> None:
         if self.tokenizer.vocab_size > self.model.config.vocab_size:
             raise ValueError(
-                f"the tokenizer must fit the encoder: it has {self.tokenizer.vocab_size} tokens, the encoder {self.model.config.vocab_size}; "
-                "give the tokenizer that the weights were trained with"
+                f"the tokenizer must fit the encoder: it has {self.tokenizer.vocab_size} tokens, the encoder "
+                f"{self.model.config.vocab_size}; give the tokenizer that the weights were trained with"
             )
 
 
@@ -177,7 +81,10 @@ def _from_pretrained(model_class: type, source: str | Path) -> nn.Module:
     if left:
         warnings.warn(f"{len(left)} tensors of {source} have no place in {model_class.__name__} and are left out: {left[:5]}", stacklevel=3)
     if missing:
-        raise ValueError(f"the weights of {source} must hold every parameter of {model_class.__name__}, but {len(missing)} are missing: {missing[:5]}")
+        raise ValueError(
+            f"the weights of {source} must hold every parameter of "
+            f"{model_class.__name__}, but {len(missing)} are missing: {missing[:5]}"
+        )
     return model
 
 
@@ -245,7 +152,10 @@ class RobertaTextEncoder(_TransformersEncoder):
         self.width = self.model.config.hidden_size
         padding = self.model.config.pad_token_id
         if self.tokenizer.pad_id != padding:
-            raise ValueError(f"RoBERTa counts positions from its padding token {padding}, but the tokenizer pads with {self.tokenizer.pad_id}; give a tokenizer that fits")
+            raise ValueError(
+                f"RoBERTa counts positions from its padding token {padding}, but the tokenizer pads "
+                f"with {self.tokenizer.pad_id}; give a tokenizer that fits"
+            )
         self.max_tokens = self.model.config.max_position_embeddings - padding - 1  # positions start after the padding's
         self._check_tokenizer()
         self._settle()
@@ -270,7 +180,10 @@ class OpenClipTextEncoder(TextEncoder):
         self.tokenizer = OpenClipTokenizer(model_name)
         text = open_clip.create_model(model_name, pretrained=pretrained, force_custom_text=True, pretrained_text=False).text
         if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None or text.pool_type != "argmax":
-            raise ValueError(f"the text tower must be causal and pool at the end of text (OpenAI's CLIP), {model_name!r} does not; choose for example 'ViT-B-32'")
+            raise ValueError(
+                "the text tower must be causal and pool at the end of text (OpenAI's CLIP), "
+                f"{model_name!r} does not; choose for example 'ViT-B-32'"
+            )
         self.text = text
         self.width = text.width
         self.max_tokens = text.context_length
@@ -279,7 +192,10 @@ class OpenClipTextEncoder(TextEncoder):
     def hidden(self, tokenized: TokenizedText) -> Tensor:
         length = tokenized.ids_BL.shape[1]
         if length > self.max_tokens:
-            raise ValueError(f"a text must have at most {self.max_tokens} tokens for this encoder, got {length}; encode with max_tokens={self.max_tokens}")
+            raise ValueError(
+                f"a text must have at most {self.max_tokens} tokens for this encoder, got "
+                f"{length}; encode with max_tokens={self.max_tokens}"
+            )
         # the tower itself only takes captions padded to 77; causal attention allows to stop at the longest one
         dtype = self.text.transformer.get_cast_dtype()
         hidden_BLD = self.text.token_embedding(tokenized.ids_BL).to(dtype) + self.text.positional_embedding[:length].to(dtype)
@@ -297,5 +213,7 @@ class OpenClipTextEncoder(TextEncoder):
     def settings(self) -> dict[str, Any]:
         text = self.text
         activation = type(text.transformer.resblocks[0].mlp.gelu).__name__
-        return {"encoder": type(self).__name__, "model": self.model_name, "width": text.width, "heads": text.heads, "layers": text.transformer.layers,
-                "context_length": text.context_length, "activation": activation}
+        return {
+            "encoder": type(self).__name__, "model": self.model_name, "width": text.width, "heads": text.heads,
+            "layers": text.transformer.layers, "context_length": text.context_length, "activation": activation,
+        }

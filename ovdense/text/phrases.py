@@ -40,7 +40,10 @@ def phrase_map(tokenized: TokenizedText, b: int, spans_per_phrase: Sequence[Sequ
     for p, spans in enumerate(spans_per_phrase):
         for begin, end in spans:
             if not 0 <= begin < end <= length:
-                raise ValueError(f"a span must be non-empty and lie in 0..{length}, got {(begin, end)} for phrase {p} of {tokenized.captions[b][:60]!r}")
+                raise ValueError(
+                    f"a span must be non-empty and lie in 0..{length}, got {(begin, end)} for "
+                    f"phrase {p} of {tokenized.captions[b][:60]!r}"
+                )
             first = _first_token(index, (begin, begin + 1, begin + 2))
             last = _first_token(index, (end - 1, end - 2, end - 3))
             if first is not None and last is not None:

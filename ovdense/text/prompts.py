@@ -40,7 +40,10 @@ class DescriptionPiece:
     def __post_init__(self) -> None:
         begin, end = self.positive
         if not 0 <= begin < end <= len(self.text):
-            raise ValueError(f"positive must be a non-empty span inside the text of {len(self.text)} characters, got {self.positive} in {self.text!r}")
+            raise ValueError(
+                f"positive must be a non-empty span inside the text of {len(self.text)} "
+                f"characters, got {self.positive} in {self.text!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

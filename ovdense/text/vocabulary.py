@@ -57,7 +57,10 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
     if not path.exists():
         near = difflib.get_close_matches(str(source), BUILTIN, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FileNotFoundError(f"a vocabulary must be a file, a folder or one of {', '.join(BUILTIN)}, got {str(source)!r}; {hint}give an existing path")
+        raise FileNotFoundError(
+            f"a vocabulary must be a file, a folder or one of {', '.join(BUILTIN)}, got "
+            f"{str(source)!r}; {hint}give an existing path"
+        )
     where = _Source(str(path))
     if form == "voc" or (form is None and path.is_dir()):
         return _vocabulary(_read_voc(path, where), where)
@@ -75,20 +78,7 @@ def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping
     "descriptions", "kind", "similar"; or a JSON file in DesCo's form. Given fields replace those of the class. A name is a
     class's name, or its noun where only one class has it. ValueError names unknown, doubled and empty entries, and the file.
     """
-    if isinstance(descriptions, Mapping):
-        where, said = _Source("descriptions"), [(name, _description_fields(name, value, _Source("descriptions"))) for name, value in descriptions.items()]
-    else:
-        path = Path(descriptions).expanduser()
-        where = _Source(str(path))
-        if not path.is_file():
-            raise FileNotFoundError(f"a file of descriptions must exist, got {str(path)!r}")
-        content = _read_json(path, where)
-        if isinstance(content, list):
-            said = [(name, fields) for name, fields in (_desco_item(item, i, where) for i, item in enumerate(content))]
-        elif isinstance(content, dict):
-            said = [(name, _description_fields(name, value, where)) for name, value in content.items()]
-        else:
-            raise where.error(f"descriptions must be a mapping from class names or DesCo's list, got {type(content).__name__}")
+    where, said = _read_descriptions(descriptions)
     if not said:
         raise where.error("descriptions must name at least one class, got none")
     entries, taken = list(vocabulary), {}
@@ -105,6 +95,23 @@ def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping
         taken[k] = name
         entries[k] = replace(entries[k], **fields)
     return Vocabulary(tuple(entries))
+
+
+def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_Source, list[tuple[str, dict[str, Any]]]]:
+    """Return where they come from, and each name with the ClassEntry fields that are given for it."""
+    if isinstance(descriptions, Mapping):
+        where, content = _Source("descriptions"), dict(descriptions)
+    else:
+        path = Path(descriptions).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"a file of descriptions must exist, got {str(path)!r}")
+        where = _Source(str(path))
+        content = _read_json(path, where)
+    if isinstance(content, list):
+        return where, [_desco_item(item, i, where) for i, item in enumerate(content)]
+    if isinstance(content, dict):
+        return where, [(name, _description_fields(name, value, where)) for name, value in content.items()]
+    raise where.error(f"descriptions must be a mapping from class names or DesCo's list, got {type(content).__name__}")
 
 
 def _class_finder(vocabulary: Vocabulary):
@@ -179,7 +186,10 @@ def _read_json_form(content: Any, form: Form | None, where: _Source) -> Vocabula
     if isinstance(content, dict):
         key = next((key for key in ("categories", "classes") if key in content), None)
         if key is None:
-            raise where.error(f"a JSON object must hold 'classes' or 'categories', got the keys {sorted(content)[:8]}; a mapping to descriptions goes to with_descriptions")
+            raise where.error(
+                "a JSON object must hold 'classes' or 'categories', got the keys "
+                f"{sorted(content)[:8]}; a mapping to descriptions goes to with_descriptions"
+            )
         content, form = content[key], form or key
     if not isinstance(content, list) or not content:
         got = "an empty list" if content == [] else type(content).__name__
@@ -203,7 +213,10 @@ def _by_id(categories: list, where: _Source) -> list[dict]:
         if not isinstance(category, dict) or not isinstance(category.get("id"), int):
             raise where.error(f"category {i} must be an object with an integer 'id', got {str(category)[:80]}")
         if category["id"] in seen:
-            raise where.error(f"category ids must differ, got id {category['id']} for {seen[category['id']]!r} and {category.get('name')!r}")
+            raise where.error(
+                f"category ids must differ, got id {category['id']} for "
+                f"{seen[category['id']]!r} and {category.get('name')!r}"
+            )
         seen[category["id"]] = category.get("name")
     return sorted(categories, key=lambda category: category["id"])
 
@@ -258,7 +271,8 @@ def _description_fields(name: str, value: Any, where: _Source) -> dict[str, Any]
         raise where.error(f"class {name!r} must be given a description, a kind or similar things, got nothing")
     made = {}
     for key, given in fields.items():
-        made[key] = _text(given, f"{key} of class {name!r}", where) if key == "kind" else _texts(given, f"{key} of class {name!r}", where, minimum=1)
+        what = f"{key} of class {name!r}"
+        made[key] = _text(given, what, where) if key == "kind" else _texts(given, what, where, minimum=1)
     return made
 
 

@@ -67,7 +67,10 @@ def flip_a_bit_of_the_rows(content):
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flip_a_bit_of_the_rows, lambda c: b"", lambda c: c[:-1], lambda c: b"not a tensor file at all", lambda c: c + b"x"])
+DAMAGES = [cut, flip_a_bit_of_the_rows, lambda c: b"", lambda c: c[:-1], lambda c: b"not a tensor file at all", lambda c: c + b"x"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_cache__damaged_file_is_removed_and_made_again(tmp_path, damage):
     cache, encoder = EmbeddingCache(tmp_path), CountingEncoder()
     good = cache.embed(encoder, ["cat", "dog", "bird"])

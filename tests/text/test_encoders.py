@@ -31,7 +31,8 @@ def clip_name(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("clip") / "tiny-clip.json"
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
-    path.write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}))
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+    path.write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(path)
     return path.stem
 
@@ -224,7 +225,8 @@ def test_openclip_tokenizer__spans_and_errors(clip_name):
     tokenizer = OpenClipTextEncoder(model_name=clip_name).tokenizer
     caption = "  A red  Chair-leg, 東"
     (spans,) = tokenizer.encode([caption]).char_spans
-    assert [caption[slice(*s)] for s in spans if s] == ["A", "red", "Chair", "-", "leg", ",", "東", "東"]  # the last one is two byte pairs
+    # the last character is two byte pairs
+    assert [caption[slice(*s)] for s in spans if s] == ["A", "red", "Chair", "-", "leg", ",", "東", "東"]
     assert tokenizer.count(caption) == 8
     with pytest.raises(ValueError, match="write 'salt & pepper'"):
         tokenizer.encode(["salt &amp; pepper"])

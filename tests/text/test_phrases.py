@@ -12,7 +12,8 @@ SPANS = (None, (0, 1), (3, 6), (7, 9), (9, 10), (10, 11), None)  # "cat" is two 
 
 @pytest.fixture
 def tokenized():
-    return TokenizedText(captions=(CAPTION,), ids_BL=torch.zeros(1, 7, dtype=torch.int64), valid_BL=torch.ones(1, 7, dtype=torch.bool), char_spans=(SPANS,))
+    ids_BL = torch.zeros(1, 7, dtype=torch.int64)
+    return TokenizedText(captions=(CAPTION,), ids_BL=ids_BL, valid_BL=torch.ones_like(ids_BL).bool(), char_spans=(SPANS,))
 
 
 ROWS = [  # spans, tokens, why

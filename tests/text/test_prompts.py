@@ -119,7 +119,7 @@ CAT = ClassEntry(name="house_cat", kind="animal")
 PIECES = [  # entry, description, keep_name, text, positive text
     (CAT, "furry; has whiskers", True, "house cat, a kind of animal, furry, has whiskers. ", "house cat, a kind of animal, "),
     (CAT, "furry; has whiskers", False, "a kind of animal, furry, has whiskers. ", "a kind of animal, "),
-    (CAT, "It is furry. ", True, "house cat, a kind of animal, It is furry. ", "house cat, a kind of animal, "),  # own full stop not doubled
+    (CAT, "Furry. ", True, "house cat, a kind of animal, Furry. ", "house cat, a kind of animal, "),  # its own full stop not doubled
     (CAT, None, True, "house cat, a kind of animal. ", "house cat, a kind of animal. "),  # published: the whole of a bare kind
     (ClassEntry(name="cat"), "furry", True, "cat, furry. ", "cat, "),  # no kind: left out
     (ClassEntry(name="cat"), "furry", False, "furry. ", "furry"),  # nothing else stands for the class
@@ -165,7 +165,8 @@ def test_chunk_vocabulary__one_class(tokenizer):
 
 @pytest.mark.parametrize(("prompt", "budget"), [("names", 20), ("descriptions", 20), ("descriptions", 254)])
 def test_chunk_vocabulary__budget_holds_and_all_classes_are_there(tokenizer, prompt, budget):
-    vocabulary = Vocabulary(tuple(ClassEntry(name=f"thing {k}", kind="object", descriptions=("has " + "very " * (k % 7) + "long legs",)) for k in range(60)))
+    said = [("has " + "very " * (k % 7) + "long legs",) for k in range(60)]
+    vocabulary = Vocabulary(tuple(ClassEntry(name=f"thing {k}", kind="object", descriptions=said[k]) for k in range(60)))
     chunks = chunk_vocabulary(vocabulary, tokenizer, prompt, max_tokens=budget)
     assert [k for chunk in chunks for k in chunk.class_indices] == list(range(60))
     for i, chunk in enumerate(chunks):
@@ -175,7 +176,8 @@ def test_chunk_vocabulary__budget_holds_and_all_classes_are_there(tokenizer, pro
             entry = vocabulary[chunks[i + 1].class_indices[0]]
             piece = name_piece(entry) if prompt == "names" else description_piece(entry, entry.descriptions[0])
             assert used + tokenizer.count(piece.text) > budget - 1
-        assert all(chunk.caption[slice(*spans[0])].startswith(vocabulary[k].noun) for k, spans in zip(chunk.class_indices, chunk.spans_per_class))
+        for k, ((begin, end),) in zip(chunk.class_indices, chunk.spans_per_class):
+            assert chunk.caption[begin:end].startswith(vocabulary[k].noun)
 
 
 def test_chunk_vocabulary__tokens_that_merge_across_pieces():
@@ -215,7 +217,8 @@ def test_chunk_vocabulary__wrong_arguments(tokenizer):
 
 ARTICLES = [
     ("cat", "a cat"), ("apple", "an apple"), ("umbrella", "an umbrella"), ("uniform", "a uniform"), ("hourglass", "an hourglass"),
-    ("scissors", "scissors"), ("glass", "a glass"), ("octopus", "an octopus"), ("a red chair", "a red chair"), ("the dog", "the dog"), ("tennis", "a tennis"),
+    ("scissors", "scissors"), ("skis", "skis"), ("glass", "a glass"), ("octopus", "an octopus"), ("tennis", "a tennis"),
+    ("a red chair", "a red chair"), ("the dog", "the dog"), ("unidentified thing", "an unidentified thing"),
 ]
 
 

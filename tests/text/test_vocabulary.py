@@ -23,7 +23,8 @@ def test_load_vocabulary__names_and_vocabularies():
 def test_load_vocabulary__builtin():
     lvis, coco, voc = (load_vocabulary(name) for name in ("lvis", "coco", "voc"))
     assert (len(lvis), len(coco), len(voc)) == (1203, 80, 20)
-    assert lvis[0] == ClassEntry(name="aerosol_can", synonyms=("spray can",), frequency="c", descriptions=("a dispenser that holds a substance under pressure",))
+    definition = "a dispenser that holds a substance under pressure"
+    assert lvis[0] == ClassEntry(name="aerosol_can", synonyms=("spray can",), frequency="c", descriptions=(definition,))
     assert [sum(e.frequency == f for e in lvis) for f in "rcf"] == [337, 461, 405]
     assert all(entry.descriptions for entry in lvis)
     assert (coco[0].name, coco[79].name, voc[0].name, voc[19].name) == ("person", "toothbrush", "aeroplane", "tvmonitor")
@@ -46,7 +47,8 @@ def test_load_vocabulary__text(tmp_path):
 
 
 def test_load_vocabulary__classes(tmp_path):
-    full = {"name": "cat", "synonyms": ["kitty", "cat"], "descriptions": "furry", "kind": "animal", "similar": ["lynx"], "frequency": "r", "background": False}
+    full = {"name": "cat", "synonyms": ["kitty", "cat"], "descriptions": "furry", "kind": "animal", "similar": ["lynx"]}
+    full.update(frequency="r", background=False)
     expected = Vocabulary((
         ClassEntry(name="cat", synonyms=("kitty",), descriptions=("furry",), kind="animal", similar=("lynx",), frequency="r"),
         ClassEntry(name="sky"),
@@ -59,7 +61,8 @@ def test_load_vocabulary__classes(tmp_path):
 
 def test_load_vocabulary__categories_with_extra_keys(tmp_path):
     categories = [
-        {"id": 7, "name": "ring", "kind": "shape", "similar": ["disc"], "descriptions": ["round; hollow"], "def": "a hoop", "frequency": "f", "synonyms": ["ring"]},
+        {"id": 7, "name": "ring", "kind": "shape", "similar": ["disc"], "descriptions": ["round; hollow"], "def": "a hoop",
+         "frequency": "f", "synonyms": ["ring"]},
         {"id": 3, "name": "disc", "def": "a filled circle", "image_count": 4},
     ]
     vocabulary = load_vocabulary(write(tmp_path / "a.json", {"images": [], "categories": categories}))
@@ -138,7 +141,8 @@ def test_load_vocabulary__broken_voc(tmp_path):
 
 def test_with_descriptions__mapping():
     vocabulary = Vocabulary.of(["cat", "hot_dog", "bow_(weapon)", "bow_(ribbon)"])
-    told = with_descriptions(vocabulary, {"Cat": "furry; small", "hot dog": {"kind": "food", "descriptions": ["in a bun"]}, "bow_(weapon)": ["bent", "long"]})
+    said = {"Cat": "furry; small", "hot dog": {"kind": "food", "descriptions": ["in a bun"]}, "bow_(weapon)": ["bent", "long"]}
+    told = with_descriptions(vocabulary, said)
     assert told[0].descriptions == ("furry; small",) and told[0].name == "cat"
     assert (told[1].kind, told[1].descriptions) == ("food", ("in a bun",))
     assert told[2].descriptions == ("bent", "long") and told[3] == vocabulary[3]
