@@ -1,0 +1,46 @@
+"""The border to mmdet's sample type: our `Results` become its DetDataSample, so that its metrics, hooks and visualizers work."""
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+
+from ovdense.compat.mmcv_ext import install
+from ovdense.structures import Results
+
+
+def to_det_data_sample(results: Results) -> BaseDataElement:
+    """Return `results` as a DetDataSample: metainfo img_id, ori_shape (h, w); pred_instances.bboxes (xyxy, file pixels), scores, labels."""
+    install()
+    from mmdet.structures import DetDataSample
+
+    sample = DetDataSample(metainfo={"img_id": results.image_id, "ori_shape": tuple(results.size_hw)})
+    sample.pred_instances = InstanceData(bboxes=results.boxes_xyxy, scores=results.scores, labels=results.labels)
+    return sample
+
+
+def from_det_data_sample(sample: BaseDataElement, names: Sequence[str]) -> Results:
+    """Return the `pred_instances` of a DetDataSample as Results, best first; `names[k]` is the class of label k.
+
+    The boxes are taken as they are: xyxy in pixels of the original file. ValueError when predictions, img_id or
+    ori_shape are missing.
+    """
+    install()
+    from mmdet.structures.bbox import BaseBoxes
+
+    if "pred_instances" not in sample:
+        raise ValueError(f"the sample must hold pred_instances, got {sample.keys()}; run the model in mode 'predict' first")
+    for key in ("img_id", "ori_shape"):
+        if key not in sample.metainfo_keys():
+            raise ValueError(f"the sample's metainfo must hold {key!r}, got {sample.metainfo_keys()}; add it with set_metainfo")
+    instances = sample.pred_instances
+    for key in ("bboxes", "scores", "labels"):
+        if key not in instances:
+            raise ValueError(f"pred_instances must hold bboxes, scores and labels, got {instances.keys()}")
+    boxes = instances.bboxes
+    if isinstance(boxes, BaseBoxes):
+        boxes = boxes.convert_to("hbox").tensor
+    order = torch.argsort(instances.scores, descending=True, stable=True)
+    return Results(
+        boxes_xyxy=boxes[order], scores=instances.scores[order], labels=instances.labels[order],
+        names=tuple(names), size_hw=tuple(sample.ori_shape[:2]), image_id=sample.img_id,
+    )
