@@ -1,0 +1,291 @@
+"""Annotation files -> one checked table of numpy arrays (COCO and LVIS JSON, Pascal VOC XML).
+
+Each error names the file and the entry. The raw JSON is not kept: a table of all of LVIS train (1.27 M boxes) takes
+about 60 MB, in a few arrays that data-loader workers share without copying.
+"""
+import difflib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ovdense.structures import ClassEntry
+
+InvalidBoxes = Literal["raise", "drop"]
+
+# Pascal VOC's classes in the order of its development kit.
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationTable:
+    """All boxes of one annotation file. Boxes of image i are rows `starts[i]:starts[i + 1]`.
+
+    `boxes_xyxy` (M, 4) float32 in pixels of the files, x2 = x1 + width; `category_ids` (M,) are the file's own ids, as
+    are `negative_ids[i]` (categories known to be absent from image i) and `not_exhaustive_ids[i]` (present, but not
+    every instance has a box): both of LVIS, empty elsewhere. `difficult` is VOC's flag, `crowd` COCO's.
+    `file_names[i]` is relative to the folder of images.
+    """
+
+    path: Path
+    categories: dict[int, ClassEntry]
+    image_ids: np.ndarray
+    file_names: tuple[str, ...]
+    sizes_hw: np.ndarray
+    starts: np.ndarray
+    boxes_xyxy: np.ndarray
+    category_ids: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    negative_ids: tuple[np.ndarray, ...]
+    not_exhaustive_ids: tuple[np.ndarray, ...]
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """Return " (near: 'a', 'b')" with the names of `known` that look like `name`; empty if none does."""
+    simple = {" ".join(k.replace("_", " ").split()).casefold(): k for k in known}
+    found = difflib.get_close_matches(" ".join(name.replace("_", " ").split()).casefold(), simple, n=3)
+    return f" (near: {', '.join(repr(simple[f]) for f in found)})" if found else ""
+
+
+def read_json(path: Path) -> object:
+    """Return the content of a JSON file; ValueError with line and column when it is broken."""
+    try:
+        with open(path, encoding="utf8") as file:
+            return json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: must be JSON, broken at line {error.lineno} column {error.colno}: {error.msg}; is the file cut short?") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be JSON in UTF-8, byte {error.start} is not: {error.reason}") from None
+
+
+def entry_of_category(category: dict, path: Path) -> ClassEntry:
+    """Return the class of one category of a COCO or LVIS file; LVIS's `def` becomes its description."""
+    where = f"{path}: category {category.get('id')!r}"
+    try:
+        descriptions = category.get("descriptions") or ([category["def"]] if category.get("def") else [])
+        return ClassEntry(
+            name=category["name"],
+            synonyms=_other_nouns(category["name"], category.get("synonyms") or ()),
+            descriptions=tuple(descriptions),
+            kind=category.get("kind"),
+            similar=tuple(category.get("similar") or ()),
+            frequency=category.get("frequency"),
+        )
+    except KeyError as error:
+        raise ValueError(f"{where}: must have the field {error}, got the fields {sorted(category)}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _other_nouns(name: str, synonyms: Sequence[str]) -> tuple[str, ...]:
+    """Return the synonyms as a person would say them, without those that repeat the noun of `name`, as `load_vocabulary` does."""
+    noun = ClassEntry(name=name).noun.casefold()
+    return tuple(s for s in dict.fromkeys(ClassEntry(name=s).noun for s in synonyms) if s.casefold() != noun)
+
+
+def _entries(content: object, key: str, path: Path, required: Sequence[str]) -> list[dict]:
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        got = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: must be a JSON object with the lists images, annotations, categories; {key!r} is missing, got {got}")
+    for n, entry in enumerate(content[key]):
+        missing = [f for f in required if f not in entry] if isinstance(entry, dict) else list(required)
+        if missing:
+            name = entry.get("id", f"number {n}") if isinstance(entry, dict) else f"number {n}"
+            raise ValueError(f"{path}: {key}, entry {name}: must have {', '.join(missing)}")
+    return content[key]
+
+
+def _unique_ids(entries: list[dict], key: str, path: Path) -> np.ndarray:
+    seen: set = set()
+    for entry in entries:
+        if not isinstance(entry["id"], int) or entry["id"] in seen:
+            what = "is there twice" if entry["id"] in seen else "must be an integer"
+            raise ValueError(f"{path}: {key}: id {entry['id']!r} {what}; the ids of {key} must be unique integers")
+        seen.add(entry["id"])
+    return np.array([e["id"] for e in entries], dtype=np.int64)
+
+
+def _categories(content: object, path: Path) -> dict[int, ClassEntry]:
+    raw = _entries(content, "categories", path, ("id", "name"))
+    if not raw:
+        raise ValueError(f"{path}: must list at least one category, got none")
+    ids = _unique_ids(raw, "categories", path)
+    names: dict[str, int] = {}
+    for category in raw:
+        if category["name"] in names:
+            raise ValueError(f"{path}: category name {category['name']!r} is there twice (ids {names[category['name']]} and {category['id']}); rename one")
+        names[category["name"]] = category["id"]
+    return {int(ids[n]): entry_of_category(raw[n], path) for n in np.argsort(ids)}
+
+
+def _image_name(image: dict, path: Path) -> str:
+    """Return the file name; LVIS v1 as published has none: then the last two parts of coco_url (train2017/0...1.jpg)."""
+    if image.get("file_name"):
+        return image["file_name"]
+    if image.get("coco_url"):
+        return "/".join(image["coco_url"].split("/")[-2:])
+    raise ValueError(f"{path}: image {image['id']}: must have file_name or coco_url")
+
+
+def check_boxes(boxes: np.ndarray, names: Sequence[str], path: Path, invalid_boxes: InvalidBoxes) -> np.ndarray:
+    """Return (M,) bool, True where a box (x1, y1, x2, y2) is finite with positive width and height.
+
+    "raise": ValueError names the first one that is not, as `names[m]`; "drop": a warning counts them.
+    """
+    if invalid_boxes not in ("raise", "drop"):
+        raise ValueError(f"invalid_boxes must be 'raise' or 'drop', got {invalid_boxes!r}")
+    good = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if good.all():
+        return good
+    bad = np.flatnonzero(~good)
+    x1, y1, x2, y2 = boxes[bad[0]].tolist()
+    message = f"{path}: {names[bad[0]]}: a box must be finite with positive width and height, got x {x1:g}, y {y1:g}, width {x2 - x1:g}, height {y2 - y1:g}"
+    if invalid_boxes == "raise":
+        raise ValueError(f"{message} ({len(bad)} such of {len(boxes)}); repair the file or pass invalid_boxes='drop'")
+    warnings.warn(f"{message}; dropped it and {len(bad) - 1} more (invalid_boxes='drop')", stacklevel=2)
+    return good
+
+
+def _xywh(annotations: list[dict], path: Path) -> np.ndarray:
+    try:
+        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
+        if boxes.shape == (len(annotations), 4):
+            return boxes
+    except (TypeError, ValueError):
+        pass
+    for a in annotations:
+        box = a["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            raise ValueError(f"{path}: annotation {a['id']}: bbox must be four numbers (x, y, width, height), got {box!r}")
+    return np.zeros((0, 4))
+
+
+def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
+    """Return the table of a COCO or LVIS v1 file of boxes; ValueError names the entry that breaks it.
+
+    `invalid_boxes`: what to do with a box of no size: "raise", or "drop" with a warning (COCO train2017 has some).
+    """
+    content = read_json(path)
+    categories = _categories(content, path)
+    images = _entries(content, "images", path, ("id", "height", "width"))
+    image_ids = _unique_ids(images, "images", path)
+    annotations = _entries(content, "annotations", path, ("id", "image_id", "category_id", "bbox"))
+    row = {int(i): n for n, i in enumerate(image_ids)}
+    for a in annotations:
+        if a["category_id"] not in categories:
+            raise ValueError(f"{path}: annotation {a['id']}: category_id {a['category_id']!r} is not among the {len(categories)} categories of the file")
+        if a["image_id"] not in row:
+            raise ValueError(f"{path}: annotation {a['id']}: image_id {a['image_id']!r} is not among the {len(images)} images of the file")
+    xywh = _xywh(annotations, path)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    good = check_boxes(boxes, [f"annotation {a['id']}" for a in annotations], path, invalid_boxes)
+    image_row = np.array([row[a["image_id"]] for a in annotations], dtype=np.int64)
+    order = np.argsort(image_row, kind="stable")
+    order = order[good[order]]
+    lists = {}
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        for image in images:
+            unknown = [c for c in image.get(key, ()) if c not in categories]
+            if unknown:
+                raise ValueError(f"{path}: image {image['id']}: {key} names the unknown category {unknown[0]!r}")
+        lists[key] = tuple(np.array(image.get(key, ()), dtype=np.int64) for image in images)
+    return AnnotationTable(
+        path=path,
+        categories=categories,
+        image_ids=image_ids,
+        file_names=tuple(_image_name(i, path) for i in images),
+        sizes_hw=np.array([(i["height"], i["width"]) for i in images], dtype=np.int64).reshape(-1, 2),
+        starts=np.searchsorted(image_row[order], np.arange(len(images) + 1)),
+        boxes_xyxy=boxes[order].astype(np.float32),
+        category_ids=np.array([a["category_id"] for a in annotations], dtype=np.int64)[order],
+        crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)[order],
+        difficult=np.zeros(len(order), dtype=bool),
+        negative_ids=lists["neg_category_ids"],
+        not_exhaustive_ids=lists["not_exhaustive_category_ids"],
+    )
+
+
+def _voc_image_ids(names: Sequence[str]) -> np.ndarray:
+    """Return integers for VOC's names: their digits ("2007_000027" -> 2007000027) if all have only those, else 1, 2, ..."""
+    digits = [n.replace("_", "") for n in names]
+    if all(d.isascii() and d.isdigit() and len(d) < 19 for d in digits) and len({int(d) for d in digits}) == len(names):
+        return np.array([int(d) for d in digits], dtype=np.int64)
+    return np.arange(1, len(names) + 1, dtype=np.int64)
+
+
+def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where: str) -> list[float]:
+    try:
+        return [float(node.findtext(f)) for f in fields]
+    except (AttributeError, TypeError, ValueError):
+        got = None if node is None else {child.tag: child.text for child in node}
+        raise ValueError(f"{where}: must hold the numbers {', '.join(fields)}, got {got}") from None
+
+
+def _read_xml(path: Path, split_file: Path) -> ElementTree.Element:
+    if not path.is_file():
+        raise FileNotFoundError(f"{split_file}: image {path.stem!r} has no annotation: {path} is missing")
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        raise ValueError(f"{path}: must be XML, broken at line {line} column {column}: {error}") from None
+
+
+def read_voc(split_file: Path, class_names: Sequence[str] = VOC_CLASSES, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
+    """Return the table of a Pascal VOC split: `split_file` is .../ImageSets/Main/NAME.txt, the XML in .../Annotations.
+
+    VOC's pixels count from 1 and x2, y2 are inside the box: (x1, y1, x2, y2) becomes (x1 - 1, y1 - 1, x2, y2). Category
+    ids are 1, 2, ... in the order of `class_names`.
+    """
+    names = [line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip()]
+    repeated = [n for n in set(names) if names.count(n) > 1] if len(set(names)) < len(names) else []
+    if repeated:
+        raise ValueError(f"{split_file}: the image {repeated[0]!r} is listed twice")
+    folder = split_file.parents[2] / "Annotations"
+    id_of = {name: k + 1 for k, name in enumerate(class_names)}
+    sizes, counts, boxes, labels, difficult, where = [], [], [], [], [], []
+    for name in names:
+        path = folder / f"{name}.xml"
+        root = _read_xml(path, split_file)
+        sizes.append(_voc_numbers(root.find("size"), ("height", "width"), f"{path}: size"))
+        objects = root.findall("object")
+        counts.append(len(objects))
+        for n, thing in enumerate(objects, 1):
+            label = (thing.findtext("name") or "").strip()
+            if label not in id_of:
+                raise ValueError(
+                    f"{path}: object {n}: the name {label!r} is not a known class{near(label, class_names)}; "
+                    "repair it, or list the classes of this data as vocabulary"
+                )
+            x1, y1, x2, y2 = _voc_numbers(thing.find("bndbox"), ("xmin", "ymin", "xmax", "ymax"), f"{path}: object {n}: bndbox")
+            boxes.append((x1 - 1, y1 - 1, x2, y2))
+            labels.append(id_of[label])
+            difficult.append((thing.findtext("difficult") or "0").strip() == "1")
+            where.append(f"object {n} of {path.name}")
+    all_boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    good = check_boxes(all_boxes, where, folder, invalid_boxes)
+    image_row = np.repeat(np.arange(len(names)), counts)[good]
+    none = tuple(np.zeros(0, dtype=np.int64) for _ in names)
+    return AnnotationTable(
+        path=split_file,
+        categories={k: ClassEntry(name=name) for name, k in id_of.items()},
+        image_ids=_voc_image_ids(names),
+        file_names=tuple(f"{n}.jpg" for n in names),
+        sizes_hw=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        starts=np.searchsorted(image_row, np.arange(len(names) + 1)),
+        boxes_xyxy=all_boxes[good].astype(np.float32),
+        category_ids=np.array(labels, dtype=np.int64)[good],
+        crowd=np.zeros(int(good.sum()), dtype=bool),
+        difficult=np.array(difficult, dtype=bool)[good],
+        negative_ids=none,
+        not_exhaustive_ids=none,
+    )

@@ -1,0 +1,15 @@
+"""Samples -> a batch: images keep their own sizes, the model pads them."""
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ovdense.structures import DetectionTarget
+
+
+def collate_detection(samples: Sequence[dict]) -> dict[str, list[Tensor] | list[DetectionTarget]]:
+    """Return images (list of uint8 (3, H, W) RGB tensors) and targets (list of DetectionTarget) of the samples, in order."""
+    for sample in samples:
+        if not isinstance(sample, dict) or not isinstance(sample.get("target"), DetectionTarget):
+            got = sorted(sample) if isinstance(sample, dict) else type(sample).__name__
+            raise ValueError(f"a sample must be a dict with image and target, got {got}; end the dataset's transforms with PackDetection")
+    return {"images": [s["image"] for s in samples], "targets": [s["target"] for s in samples]}

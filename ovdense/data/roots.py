@@ -1,0 +1,33 @@
+"""Where data and caches live, and what to say when data is missing.
+
+The rule itself is `ovdense.compat.paths`, so that rooms below this one can use it; this module is its name for users.
+"""
+from pathlib import Path
+
+from ovdense.compat.paths import cache_root, data_path
+
+__all__ = ["cache_root", "data_path", "require_file", "MINI_CONFIG", "SOURCES"]
+
+MINI_CONFIG = "configs/desco_lvis_mini.py"
+SOURCES = {
+    "LVIS v1": "photos (train2017, val2017) come from cocodataset.org, annotations (lvis_v1_train.json, lvis_v1_val.json) from lvisdataset.org",
+    "COCO 2017": "photos (train2017, val2017) and annotations (instances_train2017.json, instances_val2017.json) come from cocodataset.org",
+    "Pascal VOC": "VOCtrainval_11-May-2012.tar (VOCdevkit/VOC2012) comes from host.robots.ox.ac.uk",
+}
+
+
+def how_to_get(dataset: str) -> str:
+    """Return the sentence that says where `dataset` comes from, how to pass its folder, and what runs without it."""
+    source = f"{dataset}: {SOURCES[dataset]}. " if dataset in SOURCES else ""
+    return (
+        f"{source}Pass the folder that holds the data as --data-root FOLDER, or set OVDENSE_DATA=FOLDER. "
+        f"Without any download this runs now: python tools/train.py {MINI_CONFIG}"
+    )
+
+
+def require_file(path: Path, dataset: str) -> Path:
+    """Return `path` if it is a file; else FileNotFoundError says where `dataset` comes from and what runs now."""
+    if path.is_file():
+        return path
+    nearest = next((p for p in path.parents if p.is_dir()), Path("."))
+    raise FileNotFoundError(f"{dataset}: the file {path} is missing (the last folder on its way that exists is {nearest}). {how_to_get(dataset)}")
