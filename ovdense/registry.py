@@ -4,6 +4,7 @@ Each registry lists its `locations`, which MMEngine imports on the first look-up
 stays cheap, and nothing has to be imported "for effect". Configs name classes, so look-ups by string happen
 only from the command line and from dumped configs.
 """
+from mmengine import registry as mmengine_registry
 from mmengine.registry import DATA_SAMPLERS as MM_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MM_DATASETS
 from mmengine.registry import HOOKS as MM_HOOKS
@@ -32,6 +33,16 @@ TRANSFORMS = Registry(
 )
 DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
 METRICS = Registry(
-    "metric", parent=MM_METRICS, scope=SCOPE, locations=["ovdense.evaluation.detection", "ovdense.evaluation.descriptions"]
+    "metric", parent=MM_METRICS, scope=SCOPE, locations=["ovdense.evaluation.detection", "ovdense.evaluation.descriptions", "ovdense.methods.reporting"]
 )
-HOOKS = Registry("hook", parent=MM_HOOKS, scope=SCOPE, locations=["ovdense.methods.hooks"])
+HOOKS = Registry(
+    "hook",
+    parent=MM_HOOKS,
+    scope=SCOPE,
+    locations=["ovdense.methods.hooks", "ovdense.methods.checkpoints", "ovdense.methods.progress", "ovdense.methods.reporting"],
+)
+
+# Nothing of ours is in these; MMEngine warns about every registry that a scope does not have.
+_OTHERS = ("EVALUATOR", "FUNCTIONS", "LOG_PROCESSORS", "LOOPS", "MODEL_WRAPPERS", "OPTIMIZERS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS",
+           "PARAM_SCHEDULERS", "RUNNERS", "TASK_UTILS", "VISBACKENDS", "VISUALIZERS", "WEIGHT_INITIALIZERS")  # fmt: skip
+_empty = [Registry(parent.name, parent=parent, scope=SCOPE) for parent in (getattr(mmengine_registry, name) for name in _OTHERS)]

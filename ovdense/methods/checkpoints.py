@@ -1,0 +1,184 @@
+"""Checkpoints are data: reading one runs no code, and a kill in the middle of writing one loses nothing.
+
+`read_checkpoint` reads; `AtomicCheckpointHook` writes (temporary file, then rename; older files go only afterwards).
+"""
+import os
+import pickle
+import re
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import CheckpointLoader, Runner
+from torch import Tensor, nn
+
+from ovdense.registry import HOOKS
+from ovdense.vision.weights import load_checked
+
+BACKEND = "ovdense_atomic"
+_STEP = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
+_core = np._core if hasattr(np, "_core") else np.core
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """Stand in for the builtin getattr, by which MMEngine's logs name their four statistics: anything else is refused."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {name!r}")
+    return getattr(HistoryBuffer, name)
+
+
+# what MMEngine's logs are made of: plain numbers
+_LOGGED = [(_statistic, "builtins.getattr"), (_statistic, "__builtin__.getattr"), HistoryBuffer, np.ndarray, np.dtype, _core.multiarray._reconstruct, _core.multiarray.scalar,
+           *(type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_))]  # fmt: skip
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Return the content of a checkpoint, as data: nothing in the file can run code.
+
+    FileNotFoundError for a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than
+    tensors, numbers, strings, containers and MMEngine's logs.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}; tools/train.py writes them to its --work-dir")
+    try:
+        with torch.serialization.safe_globals(_LOGGED):
+            content = torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise ValueError(f"{path} must hold tensors and plain values only, but asks for {refused[1]}, which could run code; it is not loaded") from None
+        raise ValueError(f"{path} is not a whole checkpoint (cut short, or another kind of file): {str(error).splitlines()[0][:120]}") from None
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} must hold a mapping with the model's weights, got {type(content).__name__}")
+    if isinstance(content.get("meta"), dict):
+        content["meta"].pop("config", None)  # MMEngine would run it as Python
+    return content
+
+
+def model_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the model's weights in a checkpoint: under "state_dict" or "model", or the file itself; "module." is cut."""
+    content = read_checkpoint(path)
+    state = next((content[k] for k in ("state_dict", "model") if isinstance(content.get(k), dict)), content)
+    tensors = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} must hold the model's tensors under 'state_dict', 'model' or at the top, got none under {sorted(map(str, content))[:8]}")
+    return tensors
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint's weights into `model`; ValueError if one is missing or misshapen, what is left over is printed."""
+    load_checked(model, model_state(path), str(path))
+
+
+def newest_readable(folder: str | Path) -> Path | None:
+    """Return the checkpoint iter_N.pth (or epoch_N.pth) with the largest N in `folder` that can be read, None if there is none."""
+    found = sorted(((int(m[1]), p) for p in Path(folder).glob("*.pth") if (m := _STEP.fullmatch(p.name))), reverse=True)
+    for _, path in found:
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            print_log(f"left aside: {error}", logger="current", level=30)
+        else:
+            return path
+    return None
+
+
+def install_safe_loading() -> None:
+    """Make MMEngine read local checkpoints with `read_checkpoint`; its own loader runs what is in a file that it does not know."""
+
+    def load_from_local(filename: str, map_location: Any) -> dict[str, Any]:
+        return read_checkpoint(filename, map_location)
+
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` so that at every moment the old or the new file is there, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class AtomicBackend(LocalBackend):
+    """Local files, written whole or not at all. While `held` is a list, removals are only noted in it."""
+
+    held: list[str] | None = None
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        replace_file(filepath, obj)
+
+    def remove(self, filepath: str | Path) -> None:
+        if self.held is None:
+            super().remove(filepath)
+        else:
+            self.held.append(str(filepath))
+
+
+register_backend(BACKEND, AtomicBackend, force=True)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook (same arguments), safe against a kill at any moment.
+
+    A checkpoint appears under its name only when it is whole; `last_checkpoint` names it after that; checkpoints beyond
+    `max_keep_ckpts`, and the best one before, are removed last.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self.backend_args = self.backend_args or {"backend": BACKEND}
+        super().before_train(runner)
+        if is_main_process():
+            for left in Path(self.out_dir).glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        removed = []
+        if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
+            ids = [n for n in self.keep_ckpt_ids if n != step] + [step]
+            removed, ids = ids[: -self.max_keep_ckpts], ids[-self.max_keep_ckpts :]
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(ids)
+            runner.message_hub.update_info("keep_ckpt_ids", ids)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler, meta=meta,
+                               by_epoch=self.by_epoch, backend_args=self.backend_args)  # fmt: skip
+        if not is_main_process():
+            return
+        replace_file(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt.encode())
+        for old in removed:
+            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not isinstance(self.file_backend, AtomicBackend):
+            return super()._save_best_checkpoint(runner, metrics)
+        self.file_backend.held = []
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            before, self.file_backend.held = self.file_backend.held, None
+        kept = {getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()}
+        for path in set(before) - kept:
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)

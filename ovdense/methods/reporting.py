@@ -1,0 +1,100 @@
+"""What a run leaves for people: tables with the protocol, metrics and predictions as JSON, overlays."""
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ovdense.evaluation.base import NOT_STATED
+from ovdense.evaluation.report import format_table, write_predictions, write_report
+from ovdense.registry import HOOKS, METRICS
+from ovdense.structures import Results
+
+
+def _results(sample: Any, names: Sequence[str]) -> Results:
+    """Return a DetDataSample, or its dict, as Results."""
+    if not isinstance(sample, dict):
+        sample = sample.to_dict()
+    found = sample["pred_instances"]
+    return Results(boxes_xyxy=found["bboxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu(), names=tuple(names),
+                   size_hw=tuple(sample["ori_shape"][:2]), image_id=sample["img_id"])  # fmt: skip
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """After each evaluation, print a table of the numbers and their protocol, and write them to val_metrics.json or test_metrics.json.
+
+    The files lie in the run's work_dir; `also` names another file for the test's numbers.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, also: str | None = None) -> None:
+        self.also = also
+
+    def _report(self, runner: Runner, loop: Any, metrics: dict[str, float] | None, files: Sequence[Path]) -> None:
+        if not metrics or not is_main_process():
+            return
+        protocol: dict[str, Any] = {}
+        per_class: dict[str, float] = {}
+        for metric in loop.evaluator.metrics:
+            protocol |= getattr(metric, "model_protocol", {}) | getattr(metric, "protocol", {})
+            per_class |= getattr(metric, "per_class_ap", {})
+        protocol = {k: v for k, v in protocol.items() if v != NOT_STATED}  # the model has stated it under its own name
+        runner.logger.info("\n" + format_table(metrics, protocol))
+        for file in files:
+            write_report(file, metrics, protocol, per_class or None)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._report(runner, runner.val_loop, metrics, [Path(runner.work_dir) / "val_metrics.json"])
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        files = [Path(runner.work_dir) / "test_metrics.json"] + ([Path(self.also)] if self.also else [])
+        self._report(runner, runner.test_loop, metrics, files)
+
+
+@METRICS.register_module()
+class PredictionWriter(BaseMetric):
+    """Write all detections to `path` in COCO's result form; category_id is the annotation file's id of the class."""
+
+    default_prefix = "predictions"
+
+    def __init__(self, *, path: str, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device)
+        self.path = path
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        self.results.extend(_results(sample, self.dataset_meta["classes"]) for sample in data_samples)
+
+    def compute_metrics(self, results: list[Results]) -> dict[str, float]:
+        ids = self.dataset_meta.get("category_ids")
+        write_predictions(results, self.path, dict(zip(self.dataset_meta["classes"], ids)) if ids is not None else None)
+        return {}
+
+
+@HOOKS.register_module()
+class OverlayHook(Hook):
+    """Draw the detections of every tested image into `folder`, under the image's file name with .jpg.
+
+    Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image.
+    """
+
+    def __init__(self, folder: str, score_thr: float = 0.3, max_labels: int = 40) -> None:
+        self.folder, self.score_thr, self.max_labels = Path(folder), score_thr, max_labels
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        from PIL import Image
+
+        from ovdense.data.transforms import read_image
+        from ovdense.drawing import draw_results
+
+        dataset = runner.test_dataloader.dataset
+        for target, sample in zip(data_batch["targets"], outputs, strict=True):
+            image = read_image(str(dataset.image_folder / target.file_name))
+            drawn = draw_results(image, _results(sample, dataset.vocabulary.names), score_thr=self.score_thr, max_labels=self.max_labels)
+            path = (self.folder / target.file_name.lstrip("/")).with_suffix(".jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).save(path, quality=92)
