@@ -1,0 +1,141 @@
+"""What the detection metrics share: one checked record per image, matched classes and images, and the protocol.
+
+A record is a dict of small numpy arrays, so that MMEngine can gather the records of several processes.
+"""
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from ovdense.evaluation.ground_truth import annotation_path, class_names_of, require_coverage
+
+NOT_STATED = "not stated"
+
+
+class DetectionMetric(BaseMetric):
+    """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}.
+
+    Boxes are xyxy in pixels of the original file (x2 = x1 + width); label k is class k of `class_names`, by default
+    the dataset's metainfo['classes'], and is matched to the annotation file by name.
+
+    Args:
+        ann_file: the annotation file, under the data root; by default the dataset's metainfo['ann_file'].
+        data_root: see `ovdense.compat.paths.data_path`.
+        class_names: the class of each label.
+        allow_partial: evaluate the processed images only, instead of raising when images of the file are missing.
+
+    After `evaluate`, on the main process: `protocol`, what the numbers depend on, and `per_class_ap` where it applies.
+    Who runs the model tells what the metric cannot know through `conditions`, such as {"prompt": "descriptions",
+    "classes_per_chunk": 8}; the dataset's metainfo['protocol'] and metainfo['prompt'] are read as well. What nobody told
+    is "not stated".
+    """
+
+    def __init__(
+        self,
+        *,
+        ann_file: str | Path | None = None,
+        data_root: str | Path | None = None,
+        class_names: Sequence[str] | None = None,
+        allow_partial: bool = False,
+        prefix: str | None = None,
+        collect_device: str = "cpu",
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.ann_file, self.data_root = ann_file, data_root
+        self.class_names, self.allow_partial = class_names, allow_partial
+        self.conditions: dict[str, str | int | float] = {}
+        self.protocol: dict[str, str | int | float] = {}
+        self.per_class_ap: dict[str, float] = {}
+        self._ready_for: tuple | None = None
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Check and keep the predictions of one batch; the first call also reads the annotation file."""
+        self._prepare()
+        for sample in data_samples:
+            image_id = self._image_id(sample.get("img_id"))
+            self.results.append(self._record(image_id, *self._checked(image_id, sample.get("pred_instances"))))
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Return the named numbers (percent unless said otherwise, nan where there is no ground truth) of all records."""
+        self._prepare()
+        require_coverage([r["image_id"] for r in results], self._expected_images, self._path, allow_partial=self.allow_partial)
+        position = {i: n for n, i in enumerate(self._expected_images)}
+        records = sorted(results, key=lambda r: position[r["image_id"]])
+        stated = {"prompt": (self.dataset_meta or {}).get("prompt") or NOT_STATED, "classes_per_chunk": NOT_STATED}
+        self.protocol = {
+            "annotations": self._path.name,
+            "ann_sha256": self._sha256,
+            "images": len(records),
+            "images_in_file": len(self._expected_images),
+            "classes": len(self._names),
+            **stated,
+            **(self.dataset_meta or {}).get("protocol", {}),
+            **self.conditions,
+        }
+        return self._compute(records)
+
+    @abstractmethod
+    def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
+        """Read the file, match `names`; return its fingerprint and all its image ids."""
+
+    @abstractmethod
+    def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict:
+        """Return what to keep of one image; has the key image_id."""
+
+    @abstractmethod
+    def _compute(self, records: list[dict]) -> dict[str, float]:
+        """Return the numbers; `records` are one per image, in the order of the file."""
+
+    def _prepare(self) -> None:
+        path = annotation_path(self.ann_file, self.data_root, self.dataset_meta)
+        names = class_names_of(self.class_names, self.dataset_meta)
+        if self._ready_for == (path, names):
+            return
+        if self.results and self._ready_for is not None:
+            raise ValueError("classes and annotation file must stay the same until evaluate is called, got others in between")
+        self._path, self._names = path, names
+        self._sha256, self._expected_images = self._load(path, names)
+        self._known_images = frozenset(self._expected_images)
+        self._ready_for = (path, names)
+
+    def _image_id(self, img_id: object) -> int:
+        try:
+            image_id = int(img_id)
+        except (TypeError, ValueError):
+            raise ValueError(f"img_id must be an integer id of {self._path}, got {img_id!r}") from None
+        if image_id not in self._known_images:
+            raise ValueError(
+                f"image {image_id} must be one of the {len(self._known_images)} images of {self._path}; is it the dataset's own file?"
+            )
+        return image_id
+
+    def _checked(self, image_id: int, instances: dict | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        fields = ("bboxes", "scores", "labels")
+        if instances is None or any(f not in instances for f in fields):
+            got = sorted(instances) if instances else instances
+            raise ValueError(f"image {image_id}: pred_instances must have {', '.join(fields)}, got {got}")
+        boxes, scores, labels = (_array(instances[f]) for f in fields)
+        n = len(scores)
+        if scores.shape != (n,) or labels.shape != (n,) or (boxes.shape != (n, 4) and boxes.size + n > 0):
+            got = f"{boxes.shape}, {scores.shape}, {labels.shape}"
+            raise ValueError(f"image {image_id}: bboxes, scores, labels must have shapes (N, 4), (N,), (N,), got {got}")
+        boxes, scores, labels = boxes.reshape(n, 4).astype(np.float32), scores.astype(np.float32), labels.astype(np.int32)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"image {image_id}: boxes and scores must be finite, got nan or infinity; has the model diverged?")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._names):
+            raise ValueError(
+                f"image {image_id}: labels must lie in 0..{len(self._names) - 1}, got {labels.min()}..{labels.max()}; "
+                "give the model the vocabulary of the dataset"
+            )
+        return boxes, scores, labels
+
+
+def _array(values: object) -> np.ndarray:
+    """Return a tensor of any device or dtype, or a sequence, as a numpy array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)

@@ -1,0 +1,168 @@
+"""Annotation files as the evaluators read them, and the checks that keep a wrong set-up from becoming a low AP.
+
+Classes are matched to the file's categories by name, images by id; what does not match is an error that names it.
+"""
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ovdense.compat.paths import data_path
+
+# A class of these may be absent from a split of VOC; any other one that is in no annotation of it is a mistake.
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """The lists of one COCO or LVIS file, and its fingerprint (the first 12 hex digits of the file's SHA-256)."""
+
+    path: Path
+    sha256: str
+    images: tuple[dict, ...]
+    annotations: tuple[dict, ...]
+    categories: tuple[dict, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocTruth:
+    """One VOC split. Box m belongs to image `image_row[m]`; boxes are x1 - 1, y1 - 1, x2, y2 of the XML, so x2 = x1 + width."""
+
+    path: Path
+    sha256: str
+    names: tuple[str, ...]
+    image_ids: tuple[int, ...]
+    image_row: np.ndarray
+    boxes_xyxy: np.ndarray
+    class_names: tuple[str, ...]
+    difficult: np.ndarray
+
+
+def annotation_path(ann_file: str | Path | None, data_root: str | Path | None, dataset_meta: dict | None) -> Path:
+    """Return the annotation file: the argument under the data root, else what the dataset calls `ann_file` in its metainfo."""
+    chosen = ann_file if ann_file is not None else (dataset_meta or {}).get("ann_file")
+    if chosen is None:
+        raise ValueError("the metric must know its annotation file: pass ann_file, or give the dataset's metainfo the key 'ann_file'")
+    path = data_path(chosen, data_root)
+    if not path.is_file():
+        raise FileNotFoundError(f"annotation file {path} does not exist; check ann_file and data_root (or OVDENSE_DATA)")
+    return path
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Return the first 12 hex digits of the SHA-256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def load_ground_truth(path: Path, *, federated: bool) -> GroundTruth:
+    """Return the content of a COCO file, or with `federated` of an LVIS v1 file; ValueError names file and entry."""
+    raw = path.read_bytes()
+    try:
+        content = json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: must be JSON, is broken: {error}; is the file cut short?") from None
+    image_fields = ("id", "neg_category_ids", "not_exhaustive_category_ids") if federated else ("id",)
+    needed = {"images": image_fields, "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
+    lists = {}
+    for key, fields in needed.items():
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: must be a JSON object with the list {key!r}")
+        for n, entry in enumerate(entries):
+            missing = [f for f in fields if f not in entry]
+            if missing:
+                form = "LVIS v1" if federated else "COCO"
+                raise ValueError(f"{path}: {key}, entry {n} (id {entry.get('id')!r}): must have {', '.join(missing)} in {form} form")
+        # Polygons are most of an LVIS file, and boxes need none of them.
+        lists[key] = tuple({k: v for k, v in e.items() if k != "segmentation"} for e in entries)
+    return GroundTruth(path=path, sha256=hashlib.sha256(raw).hexdigest()[:12], **lists)
+
+
+def _voc_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """Return integers for VOC's image names: their digits ("2007_000027" -> 2007000027) if that is unique, else 1, 2, ..."""
+    digits = [n.replace("_", "") for n in names]
+    if all(d.isascii() and d.isdigit() and len(d) < 19 for d in digits) and len({int(d) for d in digits}) == len(names):
+        return tuple(int(d) for d in digits)
+    return tuple(range(1, len(names) + 1))
+
+
+def load_voc_truth(split_file: Path) -> VocTruth:
+    """Return a split of VOC: `split_file` is .../ImageSets/Main/NAME.txt, the XML files are in .../Annotations."""
+    names = tuple(line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip())
+    if len(set(names)) < len(names):
+        raise ValueError(f"{split_file}: each image must be listed once, got {len(names)} lines for {len(set(names))} images")
+    folder = split_file.resolve().parents[2] / "Annotations"
+    rows, boxes, classes, difficult = [], [], [], []
+    for n, name in enumerate(names):
+        path = folder / f"{name}.xml"
+        try:
+            for thing in ElementTree.parse(path).getroot().findall("object"):
+                x1, y1, x2, y2 = (float(thing.find("bndbox").findtext(f)) for f in ("xmin", "ymin", "xmax", "ymax"))
+                rows.append(n)
+                boxes.append((x1 - 1, y1 - 1, x2, y2))
+                classes.append(thing.findtext("name").strip())
+                difficult.append((thing.findtext("difficult") or "0").strip() == "1")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{split_file}: image {name!r} has no annotation, {path} is missing") from None
+        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: every object must have a name and a bndbox of four numbers in valid XML: {error}") from None
+    return VocTruth(
+        path=split_file,
+        sha256=fingerprint([split_file, *(folder / f"{n}.xml" for n in names)]),
+        names=names,
+        image_ids=_voc_ids(names),
+        image_row=np.array(rows, dtype=np.int64),
+        boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        class_names=tuple(classes),
+        difficult=np.array(difficult, dtype=bool),
+    )
+
+
+def class_names_of(class_names: Sequence[str] | None, dataset_meta: dict | None) -> tuple[str, ...]:
+    """Return the class of each label: the argument, else the dataset's metainfo['classes']."""
+    names = class_names if class_names is not None else (dataset_meta or {}).get("classes")
+    if names is None:
+        raise ValueError("the metric must know the class of each label: pass class_names, or give the dataset's metainfo the key 'classes'")
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise ValueError(f"class names must be a sequence of different names, got {names if isinstance(names, str) else 'repeated ones'!r}")
+    return tuple(names)
+
+
+def require_known(names: Sequence[str], known: Collection[str], path: Path) -> None:
+    """Raise KeyError for the `names` that are not in `known`, each with its nearest known name."""
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        near = [(n, difflib.get_close_matches(n, known, n=1)) for n in unknown[:5]]
+        shown = ", ".join(f"{n!r}" + (f" (near {m[0]!r})" if m else "") for n, m in near)
+        raise KeyError(
+            f"every class must be a category of {path}; {len(unknown)} of {len(names)} are not: {shown}"
+            f"{', ...' if len(unknown) > 5 else ''}; use the file's names, or evaluate only the classes that it has"
+        )
+
+
+def require_coverage(processed: Sequence[int], expected: Sequence[int], path: Path, *, allow_partial: bool) -> None:
+    """Raise ValueError unless each expected image was processed exactly once (with `allow_partial`: at most once)."""
+    if len(set(processed)) < len(processed):
+        twice = [i for i, count in Counter(processed).items() if count > 1][:5]
+        raise ValueError(f"each image must be processed once, got {len(processed)} records of {len(set(processed))} images, again: {twice}")
+    if not processed:
+        raise ValueError(f"predictions must be processed before the metric is computed, got none for the {len(expected)} images of {path}")
+    missing = sorted(set(expected) - set(processed))
+    if missing and not allow_partial:
+        raise ValueError(
+            f"predictions must cover all {len(expected)} images of {path}, {len(missing)} have none (ids {missing[:5]}"
+            f"{', ...' if len(missing) > 5 else ''}); run on all of them, or pass allow_partial=True to evaluate "
+            f"the {len(processed)} processed ones only"
+        )

@@ -1,0 +1,53 @@
+"""Tables and files of results."""
+import json
+import math
+
+import pytest
+import torch
+
+from ovdense.evaluation.report import format_number, format_table, write_predictions, write_report
+from ovdense.structures import Results
+
+METRICS = {f"lvis/bbox_{n}": v for n, v in {"AP": 34.62, "APr": math.nan, "APc": 0.0, "APf": 100.0}.items()}
+PROTOCOL = {"images": 5000, "classes_per_chunk": 8, "ap": "fixed AP", "ann_sha256": "0123456789ab"}
+
+
+def test_format_table__numbers_protocol_and_a_dash_for_nan():
+    text = format_table(METRICS | {"description/pairs": 1200}, PROTOCOL)
+    for part in ("lvis", "APr", "34.6", "100.0", " - ", "1,200", "classes per chunk", "5,000", "fixed AP", "0123456789ab"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert format_table({}, {}) == ""
+
+
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "-"), (0.0, "0.0"), (99.96, "100.0"), (1234, "1,234")])
+def test_format_number(value, text):
+    assert format_number(value) == text
+
+
+def test_write_report__nan_is_null_and_the_file_is_whole(tmp_path):
+    path = write_report(tmp_path / "new" / "result.json", METRICS, PROTOCOL, {"cat": 50.0, "dog": math.nan})
+    content = json.loads(path.read_text())
+    assert content["metrics"]["lvis/bbox_APr"] is None and content["metrics"]["lvis/bbox_AP"] == 34.62
+    assert content["protocol"] == PROTOCOL and content["per_class"] == {"cat": 50.0, "dog": None}
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def result(image_id: int, n: int) -> Results:
+    return Results(
+        boxes_xyxy=torch.tensor([[1.0, 2.0, 11.0, 22.0]]).repeat(n, 1),
+        scores=torch.full((n,), 0.5),
+        labels=torch.ones(n, dtype=torch.int64),
+        names=("cat", "dog"),
+        size_hw=(30, 40),
+        image_id=image_id,
+    )
+
+
+def test_write_predictions__coco_form(tmp_path):
+    rows = json.loads(write_predictions([result(3, 1), result(4, 0)], tmp_path / "p.json").read_text())
+    assert rows == [{"image_id": 3, "category_id": 1, "category_name": "dog", "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.5}]
+    rows = json.loads(write_predictions([result(3, 1)], tmp_path / "p.json", {"dog": 18}).read_text())
+    assert rows[0]["category_id"] == 18
+    with pytest.raises(KeyError, match="1 are missing: \\['dog'\\]"):
+        write_predictions([result(3, 1)], tmp_path / "p.json", {"cat": 17})
