@@ -1,11 +1,10 @@
 """From a config file and command line flags to an MMEngine Runner: what tools/train.py and tools/test.py share."""
 import argparse
-import difflib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 EXIT_USER_ERROR = 2
-_RUN_KEYS = ("work_dir", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "efficient_conv_bn_eval", "activation_checkpointing")
 
 
 @contextmanager
@@ -39,48 +37,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a file, changed by dotted `options`; ValueError for a key that the config cannot have."""
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"the config {path} does not exist" + (f"; near it there are {', '.join(near)}" if near else ""))
-    try:
-        cfg = Config.fromfile(str(path))
-    except (SyntaxError, OSError, AttributeError) as error:
-        raise ValueError(f"{path} could not be read as a config: {error}") from error
-    for key in options or {}:
-        _check_option(cfg, key, path)
-    if options:
-        cfg.merge_from_dict(dict(options))
-    return cfg
-
-
-def _check_option(cfg: Config, key: str, path: Path) -> None:
-    from mmengine.runner import Runner
-
-    *parents, leaf = key.split(".")
-    node: Any = cfg
-    for depth, part in enumerate(parents):
-        if isinstance(node, (list, tuple)):
-            if not part.isdigit() or int(part) >= len(node):
-                raise ValueError(f"--cfg-options {key}: {'.'.join(parents[:depth])} of {path} has {len(node)} entries, got index {part!r}")
-            node = node[int(part)]
-            continue
-        if not isinstance(node, Mapping | Config) or part not in node:
-            raise ValueError(f"--cfg-options {key}: {path} has no {'.'.join(parents[: depth + 1])!r}{_near(part, node)}")
-        node = node[part]
-    if not parents and leaf not in cfg and leaf not in (*inspect.signature(Runner.__init__).parameters, *_RUN_KEYS):
-        raise ValueError(f"--cfg-options {key}: {path} has no {leaf!r}{_near(leaf, cfg)}")
-
-
-def _near(name: str, node: Any) -> str:
-    near = difflib.get_close_matches(name, list(node.keys()), n=3) if hasattr(node, "keys") else []
-    return f"; did you mean {', '.join(near)}?" if near else ""
-
-
 def configure(args: argparse.Namespace) -> Config:
     """Return the config of `args.config` with the shared flags applied; sets OVDENSE_DATA and joins a distributed run."""
+    from ovdense.api import load_config
+
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
     if args.data_root is not None:
@@ -124,7 +84,7 @@ def use_amp(cfg: Config) -> None:
     from mmengine.device import get_device
 
     if get_device() == "cpu":
-        cfg.optim_wrapper.type = "ovdense.methods.amp.CpuAmpOptimWrapper"
+        cfg.optim_wrapper.type = "CpuAmpOptimWrapper"
     else:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"

@@ -4,8 +4,9 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+
+from ovdense.registry import OPTIM_WRAPPERS
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -43,10 +43,10 @@ _LOGGED = [(_statistic, "builtins.getattr"), (_statistic, "__builtin__.getattr")
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Return the content of a checkpoint, as data: nothing in the file can run code.
 
-    FileNotFoundError for a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than
+    `path`: the file; or a run's folder, or the `last_checkpoint` in it, which mean its newest one. FileNotFoundError for a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than
     tensors, numbers, strings, containers and MMEngine's logs.
     """
-    path = Path(path).expanduser()
+    path = _resolved(Path(path).expanduser())
     if not path.is_file():
         raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}; tools/train.py writes them to its --work-dir")
     try:
@@ -56,12 +56,25 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise ValueError(f"{path} must hold tensors and plain values only, but asks for {refused[1]}, which could run code; it is not loaded") from None
-        raise ValueError(f"{path} is not a whole checkpoint (cut short, or another kind of file): {str(error).splitlines()[0][:120]}") from None
+        raise ValueError(f"{path} is not a whole checkpoint: it is cut short, or another kind of file ({type(error).__name__} on reading it)") from None
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold a mapping with the model's weights, got {type(content).__name__}")
     if isinstance(content.get("meta"), dict):
         content["meta"].pop("config", None)  # MMEngine would run it as Python
     return content
+
+
+def _resolved(path: Path) -> Path:
+    """Return the file that a folder or a `last_checkpoint` stands for; other paths as they are."""
+    if path.is_dir():
+        newest = newest_readable(path)
+        if newest is None:
+            raise FileNotFoundError(f"the folder {path} must hold a readable checkpoint iter_N.pth, found none")
+        return newest
+    if path.name == "last_checkpoint" and path.is_file() and path.stat().st_size < 4096:
+        named = Path(path.read_text(encoding="utf8").strip())
+        return path.parent / named.name if (path.parent / named.name).is_file() else named  # the folder may have moved
+    return path
 
 
 def model_state(path: str | Path) -> dict[str, Tensor]:

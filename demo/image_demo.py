@@ -1,0 +1,141 @@
+"""Find what a text says in photos: python demo/image_demo.py photo.jpg --texts "cat. a red chair left of the table" """
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ovdense.runs import clean_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "desco_lvis_mini.py"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+EXIT_UNREADABLE = 1
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Find what texts say in a photo, or in all photos of a folder. Writes the photos with boxes, and predictions.json in COCO's form.",
+        epilog='Example: python demo/image_demo.py photo.jpg --texts "cat. a red chair left of the table"',
+    )
+    parser.add_argument("image", help="an image file, or a folder of them")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
+    asked.add_argument("--vocab", metavar="NAME|FILE", help="classes to look for: lvis, coco, voc, or a file (.txt with one name a line, .json)")
+    parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
+    parser.add_argument("--config", default=str(CONFIG), help="config of the model (default: configs/desco_lvis_mini.py)")
+    parser.add_argument("--weights", metavar="CHECKPOINT", help="checkpoint (default: the newest one in work_dirs/<config name>)")
+    parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")
+    parser.add_argument("--out", default="demo_out", metavar="DIR", help="folder for what is written (default: %(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    with clean_errors():
+        vocabulary = _vocabulary(args)
+        files = _image_files(Path(args.image))
+        weights = args.weights or _newest_weights(args.config)
+        from ovdense.api import OpenVocabPredictor, load_model
+
+        predictor = OpenVocabPredictor(load_model(args.config, weights, args.device))
+        predictor.set_vocabulary(vocabulary, prompt=args.prompt)
+        found, unreadable = _predict(predictor, files, args)
+    _print_table(found, args.score_thr)
+    for message in unreadable:
+        print(f"error: {message}", file=sys.stderr)
+    return EXIT_UNREADABLE if unreadable else 0
+
+
+def _vocabulary(args: argparse.Namespace):
+    from ovdense.structures import Vocabulary
+    from ovdense.text.phrases import parse_queries
+    from ovdense.text.vocabulary import load_vocabulary
+
+    if not 0 <= args.score_thr <= 1:
+        raise ValueError(f"--score-thr must lie in 0..1, got {args.score_thr}")
+    return load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
+
+
+def _image_files(path: Path) -> list[Path]:
+    """Return the file, or the images of the folder (by their suffix), sorted."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"the image must be an existing file or folder, got {path}")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"the folder {path} must hold images ({' '.join(SUFFIXES)}), found none")
+    return files
+
+
+def _newest_weights(config: str) -> str:
+    from ovdense.methods.checkpoints import newest_readable
+
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"the config {config} does not exist")
+    folder = Path("work_dirs") / Path(config).stem
+    newest = newest_readable(folder)
+    if newest is None:
+        shown = Path(config).resolve().relative_to(ROOT) if Path(config).resolve().is_relative_to(ROOT) else config
+        raise FileNotFoundError(f"no weights in {folder} yet; make them with: python tools/train.py {shown}, or give --weights CHECKPOINT")
+    return str(newest)
+
+
+def _predict(predictor, files: Sequence[Path], args: argparse.Namespace) -> tuple[list[tuple[Path, object]], list[str]]:
+    """Predict and draw each file; return the results, and what is wrong with files that cannot be read."""
+    from PIL import Image
+
+    from ovdense.api import load_image
+    from ovdense.drawing import contact_sheet, draw_results
+
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    found, unreadable, drawn, images, annotations = [], [], [], [], []
+    stems = [f.stem for f in files]
+    for file in files:
+        try:
+            image = load_image(file)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        results = predictor.predict(image, score_thr=args.score_thr)
+        found.append((file, results))
+        picture = draw_results(image, results, score_thr=args.score_thr)
+        unique = file.stem if stems.count(file.stem) == 1 else file.name.replace(".", "_")
+        Image.fromarray(picture).save(out / f"{unique}.jpg", quality=92)
+        if len(drawn) < 24:
+            drawn.append(picture)
+        image_id = len(images) + 1
+        images.append({"id": image_id, "file_name": file.name, "height": image.shape[0], "width": image.shape[1]})
+        annotations += [{"id": len(annotations) + n, **row, "image_id": image_id} for n, row in enumerate(results.to_coco(), start=1)]
+    if len(drawn) > 1:
+        Image.fromarray(contact_sheet(drawn, columns=4)).save(out / "contact_sheet.jpg", quality=90)
+    categories = [{"id": k, "name": name} for k, name in enumerate(predictor.vocabulary.names)]
+    content = {"info": predictor.model.protocol(), "images": images, "annotations": annotations, "categories": categories}
+    (out / "predictions.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf8")
+    print(f"{len(found)} of {len(files)} images done; pictures and predictions.json are in {out}")
+    return found, unreadable
+
+
+def _print_table(found, score_thr: float, most: int = 10) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("image", "found", "score", "box (x1 y1 x2 y2)")
+    for file, results in found:
+        for n in range(min(most, len(results))):
+            box = " ".join(f"{v:.0f}" for v in results.boxes_xyxy[n].tolist())
+            table.add_row(Text(file.name if n == 0 else ""), Text(results.names[int(results.labels[n])]), f"{float(results.scores[n]):.2f}", box)
+        if len(results) > most:
+            table.add_row("", f"and {len(results) - most} more", "", "")
+        if len(results) == 0:
+            table.add_row(Text(file.name), f"nothing of score {score_thr} or more", "", "")
+    if found:
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovdense.api import OpenVocabPredictor, load_image, load_model
+from tests.tiny_run import write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("api"), "api")
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    torch.manual_seed(0)
+    return load_model(config, device="cpu")
+
+
+@pytest.fixture
+def predictor(model):
+    predictor = OpenVocabPredictor(model)
+    predictor.set_vocabulary(["cat", "a red chair left of the table"])
+    return predictor
+
+
+def _photo(height=90, width=140, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def test_load_model__gives_the_checkpoints_weights(config, model, predictor, tmp_path):
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "w.pth")
+    other = OpenVocabPredictor(load_model(config, tmp_path / "w.pth", "cpu"))
+    other.set_vocabulary(["cat", "a red chair left of the table"])
+    a, b = predictor.predict(_photo()), other.predict(_photo())
+    assert len(a) > 0 and torch.equal(a.boxes_xyxy, b.boxes_xyxy) and torch.equal(a.scores, b.scores)
+
+
+def test_load_model__wrong_checkpoints(config, model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.pth"):
+        load_model(config, tmp_path / "nothing.pth")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        load_model(config, tmp_path / "cut.pth")
+    state = model.state_dict()
+    state.pop("head.level_scale")
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="missing head.level_scale"):
+        load_model(config, tmp_path / "part.pth")
+
+
+def test_predict__any_image_type_gives_the_same(predictor, tmp_path):
+    photo = _photo()
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    results = [predictor.predict(image) for image in (photo, Image.fromarray(photo), tmp_path / "a.png", str(tmp_path / "a.png"))]
+    assert all(torch.equal(results[0].boxes_xyxy, r.boxes_xyxy) for r in results[1:])
+    assert results[0].size_hw == (90, 140) and results[0].names == ("cat", "a red chair left of the table")
+    assert float(results[0].boxes_xyxy[:, 2].max()) <= 140 and float(results[0].boxes_xyxy[:, 3].max()) <= 90
+
+
+def test_predict__leaves_out_what_is_below_the_threshold(predictor):
+    everything = predictor.predict(_photo())
+    middle = float(everything.scores.median())
+    assert len(predictor.predict(_photo(), score_thr=middle)) == int((everything.scores >= middle).sum()) < len(everything)
+
+
+def test_predict_many__batches_equal_singles_and_read_lazily(predictor):
+    photos = [_photo(seed=n) for n in range(3)]
+    single = [predictor.predict(p) for p in photos]
+    batched = list(predictor.predict_many(iter(photos), batch_size=2))
+    assert [r.image_id for r in batched] == [0, 1, 2]
+    for a, b in zip(single, batched):
+        torch.testing.assert_close(a.scores, b.scores)
+    endless = predictor.predict_many((_photo() for _ in iter(int, 1)), batch_size=2)
+    assert next(endless).image_id == 0
+
+
+def test_set_vocabulary__text_is_encoded_once_and_a_new_one_replaces_it(predictor, monkeypatch):
+    calls = []
+    encode = predictor.model.text_encoder.encode
+    monkeypatch.setattr(predictor.model.text_encoder, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    predictor.set_vocabulary(["dog", "zebra"])
+    list(predictor.predict_many([_photo()] * 3))
+    predictor.predict(_photo())
+    assert len(calls) == 1
+    predictor.set_vocabulary("voc")
+    assert len(predictor.predict(_photo()).names) == 20 and len(calls) == 2
+
+
+def test_predictor__says_what_is_missing(model):
+    fresh = OpenVocabPredictor(model)
+    fresh.model.vocabulary = None
+    with pytest.raises(ValueError, match="set_vocabulary"):
+        fresh.predict(_photo())
+    with pytest.raises(ValueError, match="resize="):
+        OpenVocabPredictor(torch.nn.Identity())
+    fresh.set_vocabulary(["cat"])
+    with pytest.raises(ValueError, match="batch_size"):
+        list(fresh.predict_many([], batch_size=0))
+
+
+def test_load_image__upright_and_clear_errors(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "side.jpg", exif=exif)
+    assert load_image(tmp_path / "side.jpg").shape == (40, 20, 3)
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(ValueError, match="text.jpg cannot be read"):
+        load_image(tmp_path / "text.jpg")
+    with pytest.raises(FileNotFoundError, match="existing file"):
+        load_image(tmp_path / "nothing.jpg")
+    for wrong in (np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), dtype=np.uint8)):
+        with pytest.raises(ValueError, match="uint8"):
+            load_image(wrong)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from ovdense.drawing import _chip_size, _font, _free_place, class_colour, contact_sheet, draw_results, label_text, legible_on
+from ovdense.structures import Results
+
+
+def _results(boxes, scores, labels=None, names=("cat", "dog"), size_hw=(120, 160)):
+    return Results(boxes_xyxy=torch.tensor(boxes).reshape(-1, 4).float(), scores=torch.tensor(scores), labels=torch.tensor(labels or [0] * len(scores), dtype=torch.int64),
+                   names=names, size_hw=size_hw)  # fmt: skip
+
+
+IMAGE = np.full((120, 160, 3), 128, dtype=np.uint8)
+
+
+def test_draw_results__nothing_above_the_threshold_changes_nothing():
+    for results in (_results([], []), _results([[10, 10, 50, 50]], [0.2])):
+        drawn = draw_results(IMAGE, results, score_thr=0.3)
+        assert np.array_equal(drawn, IMAGE) and drawn is not IMAGE
+
+
+def test_draw_results__box_has_the_colour_of_its_class_and_the_inside_stays():
+    drawn = draw_results(IMAGE, _results([[40, 50, 120, 100]], [0.9]), max_labels=0)
+    assert tuple(drawn[75, 40]) == class_colour("cat")
+    assert np.array_equal(drawn[60:90, 50:110], IMAGE[60:90, 50:110])
+    assert np.array_equal(IMAGE, np.full((120, 160, 3), 128))
+
+
+def test_draw_results__edges_are_antialiased_by_the_share_covered():
+    white = np.full((120, 160, 3), 255, dtype=np.uint8)
+    whole, half = (draw_results(white, _results([[x, 50, 120, 100]], [0.9]), max_labels=0)[75, 36:45].astype(int) for x in (40.0, 40.5))
+    assert not np.array_equal(whole, half)
+    assert abs(whole.sum() - half.sum()) <= 9  # the same ink, half a pixel further
+
+
+@pytest.mark.parametrize("box", [[-50, -50, 400, 400], [158, 118, 160, 120], [0, 0, 0, 0], [200, 200, 300, 300]])
+def test_draw_results__any_box_on_any_place(box):
+    assert draw_results(IMAGE, _results([box], [0.9])).shape == IMAGE.shape
+    assert draw_results(IMAGE[:5, :5], _results([box], [0.9])).shape == (5, 5, 3)
+
+
+def test_draw_results__rejects_other_images():
+    with pytest.raises(ValueError, match="uint8"):
+        draw_results(IMAGE.astype(np.float32), _results([], []))
+
+
+def test_class_colour__depends_on_the_name_only():
+    assert class_colour("cat") == class_colour("cat") != class_colour("dog")
+
+
+def test_legible_on__black_on_light_and_white_on_dark():
+    assert legible_on((250, 240, 90)) == (0, 0, 0)
+    assert legible_on((60, 20, 120)) == (255, 255, 255)
+
+
+def test_label_text__shortens_long_names_and_keeps_the_score():
+    font = _font(12)
+    text = label_text("a red chair left of the table", 0.876, font, 100)
+    assert text.endswith("… 0.88") and text.startswith("a red") and font.getlength(text) <= 100
+    assert label_text("bow_(weapon)", 0.5, font, 300) == "bow 0.50"
+
+
+def test_free_place__inside_the_image_and_never_on_another():
+    size, taken = _chip_size("cat 0.90", _font(12)), []
+    for _ in range(200):
+        place = _free_place((150, 2, 170, 30), size, (160, 120), 2, taken)
+        if place is None:
+            break
+        assert 0 <= place[0] and 0 <= place[1] and place[2] <= 160 and place[3] <= 120
+        assert all(place[0] >= t[2] or t[0] >= place[2] or place[1] >= t[3] or t[1] >= place[3] for t in taken)
+        taken.append(place)
+    assert len(taken) >= 5 and place is None
+
+
+def test_contact_sheet__rows_of_unequal_images():
+    sheet = contact_sheet([IMAGE, IMAGE[:60], IMAGE], columns=2, cell_width=80, gap=4)
+    assert sheet.shape == (4 + 60 + 4 + 60 + 4, 2 * 84 + 4, 3)
+    with pytest.raises(ValueError, match="needs an image"):
+        contact_sheet([], columns=2)
