@@ -22,6 +22,7 @@ MODELS = Registry(
     scope=SCOPE,
     locations=[
         "ovdense.text.encoders",
+        "ovdense.text.piecewise",
         "ovdense.vision.backbones",
         "ovdense.vision.memory",
         "ovdense.layers.fpn",

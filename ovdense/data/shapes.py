@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from ovdense.compat.paths import cache_root
-from ovdense.data.shapes_scene import IMAGE_PX, Scene, ShapeCategory, compose_scene, plan_scenes, shape_categories, sibling_indices, stream
+from ovdense.data.shapes_scene import ATTRIBUTES, IMAGE_PX, Scene, ShapeCategory, compose_scene, plan_scenes, shape_categories, sibling_indices, stream
 
 VERSION = 1
 NUM_TRAIN, NUM_VAL = 1000, 200
@@ -239,6 +239,7 @@ def _lvis_categories(train: Sequence[Sequence[dict]]) -> list[dict]:
             "frequency": c.frequency, "image_count": sum(c.index + 1 in ids for ids in per_image),
             "instance_count": sum(ids.count(c.index + 1) for ids in per_image), "noun": c.noun, "kind": "shape",
             "descriptions": ["; ".join(c.words)], "similar": [table[k].name for k in siblings[c.index]],
+            "attributes": dict(zip(ATTRIBUTES, c.values)),
         }
         for c in table
     ]

@@ -2,6 +2,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.layers.attention import attend
+
 
 class _Output(nn.Module):
     def __init__(self, in_width: int, width: int, dropout: float, eps: float) -> None:
@@ -33,11 +35,10 @@ class BertLayer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, hidden_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, valid: Tensor) -> Tensor:
+        """Return the updated tokens; `valid` bool, (B, L) or (B, L, L): True where a token (of a row) may be looked at."""
         project = self.attention["self"]
         query, key, value = (project[n](hidden_BLD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for n in ("query", "key", "value"))
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=valid_BL[:, None, None, :], dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = attend(query, key, value, valid, dropout=self.dropout if self.training else 0.0)
         hidden = self.attention["output"](mixed.transpose(1, 2).flatten(2), hidden_BLD)
         return self.output(F.gelu(self.intermediate["dense"](hidden)), hidden)

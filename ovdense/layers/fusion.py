@@ -1,7 +1,8 @@
 """Deep fusion: image places and caption tokens attend to each other (GLIP, arXiv 2112.03857, Eq. 4-6)."""
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from ovdense.layers.attention import attend
 
 
 class BiMultiHeadAttention(nn.Module):
@@ -34,10 +35,8 @@ class BiMultiHeadAttention(nn.Module):
         """Return what the places take from the text (B, V, C), and the tokens from the image (B, L, D)."""
         places, tokens = self._heads(self.v_proj(image_BVC)), self._heads(self.l_proj(text_BLD))
         p = self.dropout if self.training else 0.0
-        to_image = F.scaled_dot_product_attention(
-            places, tokens, self._heads(self.values_l_proj(text_BLD)), attn_mask=valid_BL[:, None, None, :], dropout_p=p
-        )
-        to_text = F.scaled_dot_product_attention(tokens, places, self._heads(self.values_v_proj(image_BVC)), dropout_p=p)
+        to_image = attend(places, tokens, self._heads(self.values_l_proj(text_BLD)), valid_BL, dropout=p)
+        to_text = attend(tokens, places, self._heads(self.values_v_proj(image_BVC)), dropout=p)
         return self.out_v_proj(to_image.transpose(1, 2).flatten(2)), self.out_l_proj(to_text.transpose(1, 2).flatten(2))
 
 

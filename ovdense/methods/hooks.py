@@ -24,7 +24,7 @@ class VocabularyHook(Hook):
         dataset, model = loop.dataloader.dataset, _model(runner)
         model.set_vocabulary(dataset.vocabulary, prompt=dataset.prompt)
         for metric in loop.evaluator.metrics:
-            metric.model_protocol = model.protocol()
+            metric.conditions = model.protocol()
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._set(runner, runner.val_loop)

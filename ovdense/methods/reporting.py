@@ -41,7 +41,7 @@ class ReportHook(Hook):
         protocol: dict[str, Any] = {}
         per_class: dict[str, float] = {}
         for metric in loop.evaluator.metrics:
-            protocol |= getattr(metric, "model_protocol", {}) | getattr(metric, "protocol", {})
+            protocol |= getattr(metric, "protocol", {})
             per_class |= getattr(metric, "per_class_ap", {})
         protocol = {k: v for k, v in protocol.items() if v != NOT_STATED}  # the model has stated it under its own name
         runner.logger.info("\n" + format_table(metrics, protocol))

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ovdense.vision.swin import swin_published_to_ours
+
 _BUFFERS = re.compile(r"(position_ids|relative_position_index|cell_anchors\.\d+|attn_mask)$")
 
 # In a head block of three parts: fusion (3i), BERT layer (3i + 1), dynamic head (3i + 2).
@@ -85,3 +87,17 @@ def split_published(checkpoint: Mapping) -> dict[str, dict[str, Tensor]]:
     if unknown:
         raise KeyError(f"{len(unknown)} tensors are not those of GLIP or DesCo-GLIP, the first: {unknown[:3]}")
     return parts
+
+
+def convert_published(checkpoint: Mapping, *, bgr_to_rgb: bool = True) -> dict[str, Tensor]:
+    """Return the state dict of a full-size `Desco` (Swin body, three-level pyramid, BERT) from a published checkpoint.
+
+    The releases read images as BGR, we read RGB: the first convolution's input channels are turned round unless
+    `bgr_to_rgb` is off. KeyError names tensors that are unknown.
+    """
+    parts = split_published(checkpoint)
+    ours = {f"backbone.{n}": t for n, t in swin_published_to_ours(parts["body"], bgr_to_rgb=bgr_to_rgb).items()}
+    ours |= {f"neck.{n}": t for n, t in convert_fpn(parts["fpn"]).items()}
+    ours |= {f"text_encoder.model.{n}": t for n, t in parts["language"].items()}
+    ours |= {f"head.{n}": t for n, t in convert_head(parts["head"]).items()}
+    return ours

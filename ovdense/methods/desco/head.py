@@ -40,9 +40,9 @@ class FusionTowerBlock(nn.Module):
         self.text = BertLayer(text_width, num_heads=bert_heads, ffn_width=bert_ffn, dropout=dropout)
         self.image = DyConv(channels, deformable=deformable, coarse_offsets=coarse_offsets)
 
-    def forward(self, text_BLD: Tensor, valid_BL: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, text_BLD: Tensor, valid_BL: Tensor, together: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         fused, text = self.fuse(list(maps), text_BLD, valid_BL)
-        return self.text(text, valid_BL), *self.image(fused)
+        return self.text(text, together), *self.image(fused)
 
 
 class DescoHead(nn.Module):
@@ -72,21 +72,24 @@ class DescoHead(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
 
-    def tower(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor) -> tuple[list[Tensor], Tensor]:
+    def tower(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor, together_BLL: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the maps and the tokens after all blocks."""
-        maps = list(maps)
+        maps, together = list(maps), valid_BL if together_BLL is None else together_BLL
         for block in self.blocks:
             if self.checkpointing and self.training:
-                text_BLD, *maps = checkpoint(block, text_BLD, valid_BL, *maps, use_reentrant=False)
+                text_BLD, *maps = checkpoint(block, text_BLD, valid_BL, together, *maps, use_reentrant=False)
             else:
-                text_BLD, *maps = block(text_BLD, valid_BL, *maps)
+                text_BLD, *maps = block(text_BLD, valid_BL, together, *maps)
         return maps, text_BLD
 
-    def forward(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor) -> HeadOutputs:
-        """Predict from pyramid maps (finest first), the encoder's tokens and which of them are real."""
+    def forward(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor, together_BLL: Tensor | None = None) -> HeadOutputs:
+        """Predict from pyramid maps (finest first), the encoder's tokens and which of them are real.
+
+        `together_BLL`: the tokens that a token may look at on the text path, where pieces are read apart; None: all.
+        """
         if len(maps) != len(self.level_scale):
             raise ValueError(f"the head was built for {len(self.level_scale)} levels, got {len(maps)}")
-        maps, text = self.tower(maps, text_BLD, valid_BL)
+        maps, text = self.tower(maps, text_BLD, valid_BL, together_BLL)
         places = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         delta = torch.cat([(s * self.box(m)).flatten(2) for s, m in zip(self.level_scale, maps)], dim=2).transpose(1, 2)
         centerness = torch.cat([self.centerness(m).flatten(1) for m in maps], dim=1)

@@ -18,16 +18,21 @@ from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead, HeadOutputs
 from ovdense.registry import MODELS
-from ovdense.structures import DetectionTarget, FeatureMap, Results, Vocabulary
+from ovdense.structures import DetectionTarget, FeatureMap, Results, TokenizedText, Vocabulary
 from ovdense.text.phrases import phrase_map
+from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token
 from ovdense.text.prompts import chunk_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedChunk:
-    """One caption of the vocabulary, encoded: `hidden_LD`, no padding; `tokens_KL` (its classes, L); `classes` their indices."""
+    """One caption of the vocabulary, encoded: `hidden_LD`, no padding; `tokens_KL` (its classes, L); `classes` their indices.
+
+    `piece_L`: the piece of each token where pieces are read apart, else None.
+    """
 
     hidden_LD: Tensor
+    piece_L: Tensor | None
     tokens_KL: Tensor
     classes: Tensor
 
@@ -41,6 +46,12 @@ class ChunkScores:
     boxes_Q4: Tensor
     num_per_level: tuple[int, ...]
     classes: Tensor
+
+
+def looks_at(piece_BL: Tensor, valid_BL: Tensor) -> Tensor:
+    """Return (B, L, L) bool: tokens see the valid tokens of their own piece; those of no piece see all valid ones."""
+    same = piece_BL[:, :, None] == piece_BL[:, None, :]
+    return (same | (piece_BL == NO_PIECE)[:, :, None]) & valid_BL[:, None, :]
 
 
 def _built(part: dict | nn.Module) -> nn.Module:
@@ -76,8 +87,8 @@ class Desco(OpenVocabModel):
         return super().train(mode)
 
     def protocol(self) -> dict[str, Any]:
-        return super().protocol() | {"chunks": len(self.text()) if self.vocabulary else 0, "max_classes_a_chunk": self.test.max_classes,
-                                     "max_tokens_a_chunk": self.test.max_tokens, "dets_per_image": self.test.max_dets, "score_thr": self.test.score_thr,
+        return super().protocol() | {"chunks": len(self.text()) if self.vocabulary else 0, "classes_per_chunk": f"at most {self.test.max_classes}",
+                                     "tokens_per_chunk": f"at most {self.test.max_tokens}", "model_detections": f"{self.test.max_dets} per image", "score_thr": self.test.score_thr,
                                      "nms_iou": self.test.nms_iou}
 
     # the four verbs
@@ -93,11 +104,12 @@ class Desco(OpenVocabModel):
         for start in range(0, len(prompts), 16):
             group = prompts[start : start + 16]
             tokenized = tokenizer.encode([p.caption for p in group], max_tokens=self.test.max_tokens).to(self.device)
-            hidden = self.text_encoder.encode(tokenized)
+            hidden, pieces = self.text_encoder.encode(tokenized), self._pieces(tokenized)
             for b, p in enumerate(group):
                 length = int(tokenized.valid_BL[b].sum())
                 tokens = phrase_map(tokenized, b, p.spans_per_class).tokens_PL[:, :length]
-                chunks.append(EncodedChunk(hidden_LD=hidden[b, :length], tokens_KL=tokens.to(self.device), classes=torch.tensor(p.class_indices, device=self.device)))
+                chunks.append(EncodedChunk(hidden_LD=hidden[b, :length], piece_L=None if pieces is None else pieces[b, :length],
+                                           tokens_KL=tokens.to(self.device), classes=torch.tensor(p.class_indices, device=self.device)))
         return chunks
 
     def score(self, features: list[FeatureMap], text: Sequence[EncodedChunk]) -> Iterator[list[ChunkScores]]:
@@ -109,8 +121,12 @@ class Desco(OpenVocabModel):
             group = text[start : start + self.test.chunk_batch]
             hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
             valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)[:, None]
+            together = None
+            if group[0].piece_L is not None:
+                pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
+                together = looks_at(pieces, valid).repeat_interleave(batch, 0)
             # rows ordered chunk by chunk, the images of a chunk together
-            out = self.head([m.repeat(len(group), 1, 1, 1) for m in maps], hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0))
+            out = self.head([m.repeat(len(group), 1, 1, 1) for m in maps], hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
             if anchors is None:
                 anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
             boxes, centerness = decode_deltas(out.delta_BQ4, anchors), out.centerness_BQ.float().sigmoid()
@@ -165,9 +181,14 @@ class Desco(OpenVocabModel):
             raise ValueError(f"training images must carry a caption, image {targets[captions.index(None)].file_name} has none; add DescriptionQueries to its transforms")
         tokenized = self.text_encoder.tokenizer.encode(captions, max_tokens=self.test.max_tokens).to(self.device)
         features = self.encode_image(images)
-        out = self.head([f.tensor_BCHW for f in features], self.text_encoder.encode(tokenized), tokenized.valid_BL)
+        pieces = self._pieces(tokenized)
+        together = None if pieces is None else looks_at(pieces, tokenized.valid_BL)
+        out = self.head([f.tensor_BCHW for f in features], self.text_encoder.encode(tokenized), tokenized.valid_BL, together)
         positive = [phrase_map(tokenized, b, t.positive_spans).tokens_PL for b, t in enumerate(targets)]
         return self.criterion(out, [f.stride for f in features], [t.boxes_xyxy for t in targets], positive)
+
+    def _pieces(self, tokenized: TokenizedText) -> Tensor | None:
+        return piece_of_token(tokenized) if isinstance(self.text_encoder, PiecewiseTextEncoder) else None
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,71 @@
+"""DesCo-GLIP-T as published: Swin-T, BERT-base, six fusion blocks, 256 tokens, 800x1333, trained here on LVIS v1.
+
+Paper: arXiv 2306.14060. Its training data (GoldG, Objects365) and its released weights are not fetched: start from a
+converted checkpoint with --cfg-options load_from=FILE.
+Data: LVIS v1 annotations and COCO 2017 images below the data root.
+Train: torchrun --nproc-per-node 8 tools/train.py configs/desco_lvis.py --launcher pytorch --amp --data-root data/lvis
+Test:  python tools/test.py configs/desco_lvis.py CHECKPOINT --data-root data/lvis
+"""
+from mmengine.config import read_base
+from mmengine.optim import LinearLR, MultiStepLR, OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
+from torch.optim import AdamW
+
+with read_base():
+    from ._base_.default_runtime import (
+        custom_hooks,
+        default_hooks,
+        default_scope,
+        env_cfg,
+        load_from,
+        log_level,
+        log_processor,
+        randomness,
+        resume,
+        visualizer,
+    )
+    from ._base_.lvis import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
+
+from ovdense.layers.fpn import FeaturePyramid
+from ovdense.methods.desco.model import Desco
+from ovdense.text.encoders import BertTextEncoder
+from ovdense.vision.backbones import SwinBackbone
+
+model = dict(
+    type=Desco,
+    backbone=dict(type=SwinBackbone, embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window=7, use_checkpoint=True),
+    neck=dict(type=FeaturePyramid, in_channels=(192, 384, 768), out_channels=256, num_extra=2),
+    text_encoder=dict(type=BertTextEncoder, weights=None, frozen=False),
+    head=dict(
+        channels=256,
+        num_blocks=6,
+        num_levels=5,
+        embed_width=2048,
+        num_heads=8,
+        bert_heads=12,
+        bert_ffn=3072,
+        dropout=0.1,
+        deformable=True,
+        coarse_offsets="published",
+        closed_set_classes=80,
+        checkpointing=True,
+    ),
+    criterion=dict(anchor_scale=8.0),
+    test=dict(max_classes=8, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=300),
+)
+
+# rates of the release: language model 1e-5; biases twice the rate, without decay
+optim_wrapper = dict(
+    type=OptimWrapper,
+    optimizer=dict(type=AdamW, lr=1e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=1.0),
+    paramwise_cfg=dict(custom_keys={"text_encoder": dict(lr_mult=0.1), "bias": dict(lr_mult=2.0, decay_mult=0.0)}),
+)
+param_scheduler = [
+    dict(type=LinearLR, start_factor=0.001, by_epoch=False, begin=0, end=2000),
+    dict(type=MultiStepLR, by_epoch=False, milestones=[201000, 267000], gamma=0.1),
+]
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=300000, val_interval=20000)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+auto_scale_lr = dict(enable=False, base_batch_size=64)

@@ -1,0 +1,54 @@
+"""A backbone that remembers: the same features, computed once, never of another image."""
+import pytest
+import torch
+
+from ovdense.vision.backbones import TimmBackbone
+from ovdense.vision.memory import RememberingBackbone
+
+
+def _backbone(frozen_stages=4):
+    return TimmBackbone("tf_efficientnet_lite0", out_strides=(16, 32), weights="embedded", frozen_stages=frozen_stages)
+
+
+def _images(n=3):
+    return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_memory__features_equal_the_backbones_up_to_float16():
+    backbone, images = _backbone(), _images()
+    memory = RememberingBackbone(backbone).train()
+    for ours, theirs in zip(memory(images), backbone(images)):
+        assert ours.stride == theirs.stride and ours.tensor_BCHW.dtype == torch.float32
+        torch.testing.assert_close(ours.tensor_BCHW, theirs.tensor_BCHW, atol=2e-2, rtol=2e-3)
+
+
+def test_memory__an_image_is_computed_once_and_order_does_not_matter(monkeypatch):
+    memory = RememberingBackbone(_backbone()).train()
+    seen = []
+    original = memory.backbone.forward
+    monkeypatch.setattr(memory.backbone, "forward", lambda x: seen.append(len(x)) or original(x))
+    images = _images()
+    first, again = memory(images)[0].tensor_BCHW, memory(images.flip(0))[0].tensor_BCHW
+    assert seen == [1, 1, 1]
+    assert torch.equal(first, again.flip(0))
+    fresh = RememberingBackbone(memory.backbone).train()
+    assert torch.equal(fresh(images[1:2])[0].tensor_BCHW, first[1:2]), "an empty memory gives the same bits"
+
+
+def test_memory__when_it_is_full_the_rest_is_computed():
+    memory = RememberingBackbone(_backbone(), max_gib=6e-6).train()  # room for one image
+    images = _images()
+    out = memory(images)[0].tensor_BCHW
+    assert len(memory._features) == 1
+    assert torch.equal(out, memory(images)[0].tensor_BCHW)
+
+
+def test_memory__test_time_passes_through():
+    memory = RememberingBackbone(_backbone()).eval()
+    images = _images()
+    assert torch.equal(memory(images)[0].tensor_BCHW, memory.backbone(images)[0].tensor_BCHW) and not memory._features
+
+
+def test_memory__a_trained_backbone_is_an_error():
+    with pytest.raises(ValueError, match="only a wholly frozen backbone"):
+        RememberingBackbone(_backbone(frozen_stages=2))
