@@ -1,0 +1,47 @@
+"""COCO form below the data root: coco_mini/annotations/instances_{train,val}2017.json and the photos beside it."""
+from mmengine.dataset import DefaultSampler
+
+from ovdense.data.collate import collate_detection
+from ovdense.data.description_queries import DescriptionQueries
+from ovdense.data.detection import CocoDetection
+from ovdense.data.samplers import ResumableInfiniteSampler
+from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
+from ovdense.evaluation.detection import CocoMetric
+
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type=ResumableInfiniteSampler, shuffle=True),
+    collate_fn=dict(type=collate_detection),
+    dataset=dict(
+        type=CocoDetection,
+        ann_file="coco_mini/annotations/instances_train2017.json",
+        image_prefix="coco_mini/train2017",
+        transforms=[
+            dict(type=LoadImage),
+            dict(type=DescriptionQueries, prob_descriptions=0.0, num_pieces=20, confusable=0.0, num_name_negatives=None),
+            dict(type=RandomFlip, prob=0.5),
+            dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640),
+            dict(type=PackDetection),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=2,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    collate_fn=dict(type=collate_detection),
+    dataset=dict(
+        type=CocoDetection,
+        ann_file="coco_mini/annotations/instances_val2017.json",
+        image_prefix="coco_mini/val2017",
+        prompt="names",
+        test_mode=True,
+        transforms=[dict(type=LoadImage), dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640), dict(type=PackDetection)],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = [dict(type=CocoMetric)]
+test_evaluator = val_evaluator

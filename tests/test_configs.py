@@ -1,0 +1,75 @@
+"""Every config loads, touches only what exists, builds, and survives a dump."""
+import inspect
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+BUILT_BY_MMENGINE = ("optimizer",)  # its wrapper constructor adds the parameters
+
+
+def nodes(value, path=""):
+    """Yield (path, dict) for every dict with a type in a config."""
+    if isinstance(value, dict):
+        if "type" in value:
+            yield path, value
+        for key, child in value.items():
+            yield from nodes(child, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, child in enumerate(value):
+            yield from nodes(child, f"{path}.{i}")
+
+
+def unknown_keys(node: dict) -> set[str]:
+    """Return the keys that the class of a config node does not take."""
+    kind = node["type"]
+    if not inspect.isclass(kind):
+        return set()
+    parameters = inspect.signature(kind.__init__).parameters
+    if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+        return set()
+    return set(node) - {"type", "priority"} - set(parameters)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config__types_are_classes_and_keys_exist(path):
+    cfg = Config.fromfile(str(path))
+    found = list(nodes(cfg.to_dict()))
+    assert len(found) > 10
+    for where, node in found:
+        assert callable(node["type"]) or isinstance(node["type"], str) and "." in node["type"], f"{where}: {node['type']!r}"
+    plain = dict(cfg.items())
+    for where, node in nodes({k: v for k, v in plain.items() if isinstance(v, (dict, list, ConfigDict))}):
+        assert not unknown_keys(node), f"{path.name}{where}: {node['type'].__name__} has no {sorted(unknown_keys(node))}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config__has_the_header_with_its_commands(path):
+    header = path.read_text().split('"""')[1]
+    assert "Train:" in header and "Test:" in header and f"configs/{path.name}" in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config__dump_and_reload_is_the_same(path, tmp_path):
+    cfg = Config.fromfile(str(path))
+    cfg.dump(str(tmp_path / "dumped.py"))
+    again = Config.fromfile(str(tmp_path / "dumped.py"))
+    assert again.pretty_text == Config.fromfile(str(tmp_path / "dumped.py")).pretty_text
+    assert set(again) == set(cfg)
+    for key in ("max_iters", "val_interval"):
+        assert again.train_cfg[key] == cfg.train_cfg[key]
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "desco_lvis"], ids=lambda p: p.stem)
+def test_config__model_builds(path):
+    from ovdense.registry import MODELS
+
+    model = MODELS.build(Config.fromfile(str(path)).model)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
+
+
+def test_unknown_keys__finds_a_misspelt_argument():
+    from ovdense.layers.fpn import FeaturePyramid
+
+    assert unknown_keys(dict(type=FeaturePyramid, in_channels=(1,), out_chanels=2)) == {"out_chanels"}

@@ -1,0 +1,212 @@
+"""Speed of a model as ratios measured in one run: python tools/benchmark.py configs/desco_lvis_mini.py"""
+import argparse
+import json
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ovdense.runs import clean_errors
+
+ADJECTIVES = ("small", "old", "wooden", "painted")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure seconds an image and memory over growing vocabularies, and what each shortcut saves. Every ratio is measured in this run.",
+        epilog="Take timings on an idle machine.",
+    )
+    parser.add_argument("config", help="config file, such as configs/desco_lvis_mini.py")
+    parser.add_argument("--checkpoint", help="weights (default: the config's fresh ones; the time is the same)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[80, 400, 1203, 4812], metavar="N", help="numbers of classes (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="images timed for each number; the median counts (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--max-classes", type=int, help="classes a chunk (default: the config's)")
+    parser.add_argument("--train-size", type=int, nargs=2, metavar=("H", "W"), help="time training steps at this size instead, on one batch made of noise")
+    parser.add_argument("--batch", type=int, default=2, help="images a training step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="training steps (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
+    return parser.parse_args(argv)
+
+
+class PeakMemory:
+    """The largest resident size, in MiB, while it is open, sampled every 5 ms."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.mib, self._open = 0.0, True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        page = resource.getpagesize()
+        while self._open:
+            self.mib = max(self.mib, int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20)
+            time.sleep(0.005)
+
+    def __exit__(self, *_) -> None:
+        self._open = False
+        self._thread.join()
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Return the median wall time of `run`, after one call to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def vocabulary_of(size: int):
+    """Return `size` names: LVIS's, then LVIS's with an adjective."""
+    from ovdense.structures import Vocabulary
+    from ovdense.text.vocabulary import load_vocabulary
+
+    lvis = list(load_vocabulary("lvis").names)
+    names = lvis + [f"{a} {n}" for a in ADJECTIVES for n in lvis]
+    if not 1 <= size <= len(names):
+        raise ValueError(f"--sizes must lie in 1..{len(names)}, got {size}")
+    return Vocabulary.of(names[:size])
+
+
+def growth(model, batch: dict, sizes: Sequence[int], repeats: int) -> list[dict]:
+    """Return seconds an image, chunks and memory for each size."""
+    rows = []
+    for size in sizes:
+        model.set_vocabulary(vocabulary_of(size))
+        start = time.perf_counter()
+        chunks = len(model.text())
+        text_seconds = time.perf_counter() - start
+        with PeakMemory() as memory:
+            seconds = median_seconds(lambda: model.predict(**batch), repeats)
+        rows.append({"classes": size, "chunks": chunks, "seconds_per_image": round(seconds, 3), "ms_per_chunk": round(1000 * seconds / chunks, 1),
+                     "text_seconds_once": round(text_seconds, 2), "peak_mib": round(memory.mib)})
+    return rows
+
+
+def shortcuts(model, batch: dict, repeats: int) -> dict[str, float]:
+    """Return how many times slower the same work is without each shortcut."""
+    import torch
+
+    from ovdense.layers.deform import deform_conv3x3
+
+    model.set_vocabulary(vocabulary_of(80))
+    fast = median_seconds(lambda: model.predict(**batch), repeats)
+
+    def text_every_image():
+        model._chunks = None
+        model.predict(**batch)
+
+    def backbone_every_chunk():
+        for chunk in model.text():
+            for _ in model.score(model.encode_image(batch["images"]), [chunk]):
+                pass
+
+    def backbone_once():
+        features = model.encode_image(batch["images"])
+        for _ in model.score(features, model.text()):
+            pass
+
+    with torch.no_grad():
+        result = {
+            "text encoded once a vocabulary, against once an image": median_seconds(text_every_image, repeats) / fast,
+            "backbone once an image, against once a chunk": median_seconds(backbone_every_chunk, repeats) / median_seconds(backbone_once, repeats),
+        }
+    x = torch.randn(4, 64, 32, 32, requires_grad=True)
+    offset, mask, weight, bias = torch.randn(4, 18, 32, 32), torch.rand(4, 9, 32, 32), torch.randn(64, 64, 3, 3, requires_grad=True), torch.zeros(64)
+    seconds = {k: median_seconds(lambda k=k: deform_conv3x3(x, offset, mask, weight, bias, kernel=k).sum().backward(), repeats) for k in ("sampling", "torchvision")}
+    result["deformable convolution by sampling, against torchvision (CPU, with backward)"] = seconds["torchvision"] / seconds["sampling"]
+    return {k: round(v, 2) for k, v in result.items()}
+
+
+def print_rows(title: str, rows: Sequence[dict]) -> None:
+    """Print a table, one column a key."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    Console().print(table)
+
+
+def training_steps(model, size_hw: tuple[int, int], batch: int, steps: int) -> list[dict]:
+    """Return losses, seconds and peak memory of steps on one batch: noise, four boxes an image, a caption of described classes."""
+    import torch
+
+    from ovdense.structures import ClassEntry, DetectionTarget
+    from ovdense.text.prompts import description_piece, join_pieces
+    from ovdense.text.vocabulary import load_vocabulary
+
+    generator = torch.Generator().manual_seed(0)
+    height, width = size_hw
+    entries = [ClassEntry(name=e.name, kind="thing", descriptions=e.descriptions) for e in list(load_vocabulary("lvis"))[:8]]
+    caption, spans = join_pieces([description_piece(e, e.descriptions[0]) for e in entries])
+    images, targets = [], []
+    for n in range(batch):
+        corner = torch.rand(4, 2, generator=generator) * torch.tensor([width, height]) * 0.6
+        boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(4, 2, generator=generator))], dim=1)
+        images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator))
+        targets.append(DetectionTarget(image_id=n, file_name="noise", size_hw=size_hw, original_size_hw=size_hw, boxes_xyxy=boxes, labels=torch.arange(4),
+                                       caption=caption, positive_spans=tuple(tuple(s) for s in spans[:4])))
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    data = model.data_preprocessor({"images": images, "targets": targets}, True)
+    rows = []
+    for step in range(steps):
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            losses = model(**data, mode="loss")
+            total = sum(losses.values())
+            optimizer.zero_grad()
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        rows.append({"step": step + 1, "loss": round(float(total.detach()), 4), **{k: round(float(v.detach()), 4) for k, v in losses.items()},
+                     "seconds": round(time.perf_counter() - start, 1), "peak_gib": round(memory.mib / 1024, 2)})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    with clean_errors():
+        import torch
+
+        from ovdense.api import load_model
+        from ovdense.structures import DetectionTarget
+
+        torch.set_num_threads(args.threads)
+        model = load_model(args.config, args.checkpoint, "cpu")
+        if args.max_classes:
+            model.test = type(model.test)(**(vars(model.test) | {"max_classes": args.max_classes}))
+        if args.train_size:
+            rows = training_steps(model, tuple(args.train_size), args.batch, args.steps)
+            print_rows(f"{args.config}, {args.batch} images of {args.train_size[0]}x{args.train_size[1]}, {args.threads} threads", rows)
+            print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+            if args.out:
+                Path(args.out).write_text(json.dumps(rows, indent=1))
+            return 0
+        side = model.cfg.test_dataloader.dataset.transforms[1].short_sides[0]
+        image = torch.randint(0, 256, (3, side, side * 4 // 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        target = DetectionTarget(image_id=0, file_name="noise", size_hw=tuple(image.shape[1:]), original_size_hw=tuple(image.shape[1:]),
+                                 boxes_xyxy=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
+        numbers = {"config": args.config, "image_hw": list(image.shape[1:]), "threads": args.threads, "torch": torch.__version__,
+                   "growth": growth(model, batch, args.sizes, args.repeats), "shortcuts": shortcuts(model, batch, args.repeats)}
+    print_rows(f"{args.config}, one image of {side}x{side * 4 // 3}, {args.threads} threads, median of {args.repeats}", numbers["growth"])
+    for name, ratio in numbers["shortcuts"].items():
+        print(f"{ratio:6.2f}x  {name}")
+    if args.out:
+        Path(args.out).write_text(json.dumps(numbers, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
