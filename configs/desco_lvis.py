@@ -1,19 +1,20 @@
 """DesCo-GLIP-T as published: Swin-T, BERT-base, six fusion blocks, 256 tokens, 800x1333, trained here on LVIS v1.
 
-Paper: arXiv 2306.14060. Its training data (GoldG, Objects365) and its released weights are not fetched: start from a
-converted checkpoint with --cfg-options load_from=FILE.
+Paper: arXiv 2306.14060. Nothing is fetched: all weights start random unless a checkpoint is given, such as a released one
+converted by tools/convert_weights.py, with --cfg-options load_from=FILE. The paper trains on GoldG and Objects365.
 Data: LVIS v1 annotations and COCO 2017 images below the data root.
 Train: torchrun --nproc-per-node 8 tools/train.py configs/desco_lvis.py --launcher pytorch --amp --data-root data/lvis
 Test:  python tools/test.py configs/desco_lvis.py CHECKPOINT --data-root data/lvis
 """
 from mmengine.config import read_base
+from mmengine.hooks import EMAHook
+from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import LinearLR, MultiStepLR, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
 with read_base():
     from ._base_.default_runtime import (
-        custom_hooks,
         default_hooks,
         default_scope,
         env_cfg,
@@ -28,6 +29,10 @@ with read_base():
 
 from ovdense.layers.fpn import FeaturePyramid
 from ovdense.methods.desco.model import Desco
+from ovdense.methods.desco.optim import PublishedRates
+from ovdense.methods.hooks import IterationSeedHook, VocabularyHook
+from ovdense.methods.progress import ProgressHook
+from ovdense.methods.reporting import ReportHook
 from ovdense.text.encoders import BertTextEncoder
 from ovdense.vision.backbones import SwinBackbone
 
@@ -51,16 +56,24 @@ model = dict(
         checkpointing=True,
     ),
     criterion=dict(anchor_scale=8.0),
-    test=dict(max_classes=8, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=300),
+    test=dict(max_classes=8, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=None),
 )
 
-# rates of the release: language model 1e-5; biases twice the rate, without decay
+# rates of the release for 16 images an iteration: language model 1e-5; biases twice their rate, without decay
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=1e-4, weight_decay=1e-4),
+    constructor=PublishedRates,
+    optimizer=dict(type=AdamW, lr=5e-5, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(custom_keys={"text_encoder": dict(lr_mult=0.1), "bias": dict(lr_mult=2.0, decay_mult=0.0)}),
+    paramwise_cfg=dict(text_lr=1e-5),
 )
+custom_hooks = [
+    dict(type=EMAHook, ema_type=ExponentialMovingAverage, momentum=0.001),
+    dict(type=VocabularyHook),
+    dict(type=IterationSeedHook),
+    dict(type=ProgressHook),
+    dict(type=ReportHook),
+]
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.001, by_epoch=False, begin=0, end=2000),
     dict(type=MultiStepLR, by_epoch=False, milestones=[201000, 267000], gamma=0.1),
@@ -68,4 +81,4 @@ param_scheduler = [
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=300000, val_interval=20000)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
-auto_scale_lr = dict(enable=False, base_batch_size=64)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS as MM_DATASETS
 from mmengine.registry import HOOKS as MM_HOOKS
 from mmengine.registry import METRICS as MM_METRICS
 from mmengine.registry import MODELS as MM_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MM_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MM_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MM_TRANSFORMS
 from mmengine.registry import Registry
@@ -45,8 +46,11 @@ HOOKS = Registry(
     locations=["ovdense.methods.hooks", "ovdense.methods.checkpoints", "ovdense.methods.progress", "ovdense.methods.reporting"],
 )
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MM_OPTIM_WRAPPERS, scope=SCOPE, locations=["ovdense.methods.amp"])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor", parent=MM_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=["ovdense.methods.desco.optim"]
+)
 
 # Nothing of ours is in these; MMEngine warns about every registry that a scope does not have.
-_OTHERS = ("EVALUATOR", "FUNCTIONS", "LOG_PROCESSORS", "LOOPS", "MODEL_WRAPPERS", "OPTIMIZERS", "OPTIM_WRAPPER_CONSTRUCTORS",
+_OTHERS = ("EVALUATOR", "FUNCTIONS", "LOG_PROCESSORS", "LOOPS", "MODEL_WRAPPERS", "OPTIMIZERS",
            "PARAM_SCHEDULERS", "RUNNERS", "TASK_UTILS", "VISBACKENDS", "VISUALIZERS", "WEIGHT_INITIALIZERS")  # fmt: skip
 _empty = [Registry(parent.name, parent=parent, scope=SCOPE) for parent in (getattr(mmengine_registry, name) for name in _OTHERS)]

@@ -43,5 +43,6 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = [dict(type=LvisMetric)]
+# the paper's numbers are fixed AP (arXiv 2102.01066)
+val_evaluator = [dict(type=LvisMetric), dict(type=LvisMetric, fixed_ap=True, prefix="lvis_fixed")]
 test_evaluator = val_evaluator

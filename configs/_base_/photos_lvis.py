@@ -28,7 +28,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=2,
+    batch_size=1,  # padding is seen by the network: a result must not depend on what else is in the batch
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),

@@ -17,11 +17,15 @@ def _model(runner: Runner) -> Any:
 class VocabularyHook(Hook):
     """Give the model the classes (and the prompt form) of the data set that it is about to be tested on.
 
-    The protocol (chunks, prompt, detections an image) goes to every metric, to be stored beside its numbers.
+    The protocol (chunks, prompt, detections an image) goes to every metric, to be stored beside its numbers. Runs after
+    hooks that swap weights (EMA), since it has the text encoded.
     """
+
+    priority = "LOW"
 
     def _set(self, runner: Runner, loop: Any) -> None:
         dataset, model = loop.dataloader.dataset, _model(runner)
+        model.eval()  # the loop does so after this hook; the text below must not be encoded with dropout
         model.set_vocabulary(dataset.vocabulary, prompt=dataset.prompt)
         for metric in loop.evaluator.metrics:
             metric.conditions = model.protocol()

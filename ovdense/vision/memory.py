@@ -16,7 +16,7 @@ _GIB = 2**30
 
 @MODELS.register_module()
 class RememberingBackbone(nn.Module):
-    """Wrap a wholly frozen `backbone`; in training, keep up to `max_gib` GiB of its features in memory.
+    """Wrap a wholly frozen `backbone`; in training, keep up to `max_gib` GiB of its features in the machine's memory.
 
     The key is the content of the normalised image and its size, so nothing else has to be known about it. Features are
     computed image by image and rounded to float16, remembered or not: a run that starts with an empty memory (after a
@@ -28,18 +28,26 @@ class RememberingBackbone(nn.Module):
         self.backbone = backbone if isinstance(backbone, nn.Module) else build_from_cfg(backbone, MODELS)
         trained = [n for n, p in self.backbone.named_parameters() if p.requires_grad]
         if trained:
-            raise ValueError(f"only a wholly frozen backbone can be remembered, but {len(trained)} parameters are trained, the first: {trained[0]}; raise frozen_stages")
+            raise ValueError(
+                f"only a wholly frozen backbone can be remembered, but {len(trained)} parameters are trained, the first: {trained[0]}; raise frozen_stages"
+            )
         self.channels, self.strides = self.backbone.channels, self.backbone.strides
         self.mean, self.std = self.backbone.mean, self.backbone.std
         self._room = int(max_gib * _GIB)
         self._features: dict[bytes, list[Tensor]] = {}
+        self._max_bytes = self._room
+        self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
+
+    def forget(self) -> None:
+        """Drop all features: the backbone has other weights now."""
+        self._features, self._room = {}, self._max_bytes
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the backbone's features of normalised images."""
         if not self.training:
             return self.backbone(images_BCHW)
         rows = [self._recall(image) for image in images_BCHW]
-        return [FeatureMap(tensor_BCHW=torch.stack([f.to(images_BCHW.dtype) for f in level]), stride=s) for level, s in zip(zip(*rows), self.strides)]
+        return [FeatureMap(tensor_BCHW=torch.stack([f.to(images_BCHW) for f in level]), stride=s) for level, s in zip(zip(*rows), self.strides)]
 
     @torch.no_grad()
     def _recall(self, image: Tensor) -> list[Tensor]:
@@ -47,7 +55,7 @@ class RememberingBackbone(nn.Module):
         key = hashlib.sha1(repr(tuple(content.shape)).encode() + content.numpy().tobytes(), usedforsecurity=False).digest()
         if key not in self._features:
             with torch.autocast(image.device.type, enabled=False):
-                features = [f.tensor_BCHW[0].half() for f in self.backbone(image[None].float())]
+                features = [f.tensor_BCHW[0].half().cpu() for f in self.backbone(image[None].float())]
             size = sum(f.nbytes for f in features)
             if size > self._room:
                 return features

@@ -16,7 +16,7 @@ from ovdense.heads.decode import select_detections
 from ovdense.heads.similarity import pool_tokens
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.desco.criterion import DescoCriterion
-from ovdense.methods.desco.head import DescoHead, HeadOutputs
+from ovdense.methods.desco.head import DescoHead
 from ovdense.registry import MODELS
 from ovdense.structures import DetectionTarget, FeatureMap, Results, TokenizedText, Vocabulary
 from ovdense.text.phrases import phrase_map
@@ -64,7 +64,7 @@ class Desco(OpenVocabModel):
 
     `head` and `criterion` are the arguments of `DescoHead` and `DescoCriterion`. Test time: `max_classes` and
     `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time; `score_thr`, `nms_iou`, `pre_nms` and
-    `chunk_dets` (detections a chunk) as published; `max_dets` a whole image. `pool`: mean, max or power over a class's
+    `chunk_dets` (detections a chunk) as published; `max_dets` a whole image (None: all, for fixed AP). `pool`: mean, max or power over a class's
     tokens.
     """
 
@@ -77,19 +77,30 @@ class Desco(OpenVocabModel):
         self.criterion = DescoCriterion(**(criterion or {}))
         self.test = TestSettings(**(test or {}))
         self._chunks: tuple[Any, list[EncodedChunk]] | None = None
+        self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         super().set_vocabulary(vocabulary, prompt)
         self._chunks = None
 
     def train(self, mode: bool = True) -> "Desco":
-        self._chunks = None  # the language model may change: text is encoded anew at the next prediction
+        if mode:
+            self._forget()  # the language model may change: text is encoded anew at the next prediction
         return super().train(mode)
 
+    def _forget(self) -> None:
+        self._chunks = None
+
     def protocol(self) -> dict[str, Any]:
-        return super().protocol() | {"chunks": len(self.text()) if self.vocabulary else 0, "classes_per_chunk": f"at most {self.test.max_classes}",
-                                     "tokens_per_chunk": f"at most {self.test.max_tokens}", "model_detections": f"{self.test.max_dets} per image", "score_thr": self.test.score_thr,
-                                     "nms_iou": self.test.nms_iou}
+        test = self.test
+        return super().protocol() | {
+            "classes_per_chunk": f"at most {test.max_classes}",
+            "chunks": len(self.text()) if self.vocabulary else 0,
+            "tokens_per_chunk": f"at most {test.max_tokens}",
+            "model_detections": f"{test.chunk_dets} per chunk, {test.max_dets or 'all'} per image",
+            "score_thr": test.score_thr,
+            "nms_iou": test.nms_iou,
+        }
 
     # the four verbs
 
@@ -108,8 +119,14 @@ class Desco(OpenVocabModel):
             for b, p in enumerate(group):
                 length = int(tokenized.valid_BL[b].sum())
                 tokens = phrase_map(tokenized, b, p.spans_per_class).tokens_PL[:, :length]
-                chunks.append(EncodedChunk(hidden_LD=hidden[b, :length], piece_L=None if pieces is None else pieces[b, :length],
-                                           tokens_KL=tokens.to(self.device), classes=torch.tensor(p.class_indices, device=self.device)))
+                chunks.append(
+                    EncodedChunk(
+                        hidden_LD=hidden[b, :length],
+                        piece_L=None if pieces is None else pieces[b, :length],
+                        tokens_KL=tokens.to(self.device),
+                        classes=torch.tensor(p.class_indices, device=self.device),
+                    )
+                )
         return chunks
 
     def score(self, features: list[FeatureMap], text: Sequence[EncodedChunk]) -> Iterator[list[ChunkScores]]:
@@ -120,13 +137,15 @@ class Desco(OpenVocabModel):
         for start in range(0, len(text), self.test.chunk_batch):
             group = text[start : start + self.test.chunk_batch]
             hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
-            valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)[:, None]
+            lengths = torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)
+            valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
             together = None
             if group[0].piece_L is not None:
                 pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
                 together = looks_at(pieces, valid).repeat_interleave(batch, 0)
             # rows ordered chunk by chunk, the images of a chunk together
-            out = self.head([m.repeat(len(group), 1, 1, 1) for m in maps], hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
+            repeated = [m.repeat(len(group), 1, 1, 1) for m in maps]
+            out = self.head(repeated, hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
             if anchors is None:
                 anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
             boxes, centerness = decode_deltas(out.delta_BQ4, anchors), out.centerness_BQ.float().sigmoid()
@@ -178,8 +197,10 @@ class Desco(OpenVocabModel):
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
         captions = [t.caption for t in targets]
         if None in captions:
-            raise ValueError(f"training images must carry a caption, image {targets[captions.index(None)].file_name} has none; add DescriptionQueries to its transforms")
-        tokenized = self.text_encoder.tokenizer.encode(captions, max_tokens=self.test.max_tokens).to(self.device)
+            name = targets[captions.index(None)].file_name
+            raise ValueError(f"training images must carry a caption, image {name} has none; add DescriptionQueries to its transforms")
+        # a caption may be over the limit only where its maker says so (published_quirks): its cut spans lose their tokens, as published
+        tokenized = self.text_encoder.tokenizer.encode(captions, max_tokens=self.test.max_tokens, on_overflow="truncate").to(self.device)
         features = self.encode_image(images)
         pieces = self._pieces(tokenized)
         together = None if pieces is None else looks_at(pieces, tokenized.valid_BL)
@@ -208,5 +229,5 @@ class TestSettings:
     pre_nms: int = 1000
     nms_iou: float = 0.6
     chunk_dets: int = 300
-    max_dets: int = 300
+    max_dets: int | None = 300
     pool: str = "mean"

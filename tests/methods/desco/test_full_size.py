@@ -57,6 +57,16 @@ def test_full_size__outputs_equal_the_published_code(case, model):
         assert np.abs(centerness.reshape(1, 1, *size).numpy() - expected[f"centerness.{i}"]).max() < 3e-5
 
 
+@pytest.mark.slow
+def test_full_size__loss_is_finite_and_falls_over_five_steps():
+    from tools.benchmark import training_steps
+
+    torch.manual_seed(0)
+    rows = training_steps(MODELS.build(Config.fromfile(str(CONFIG)).model), (96, 128), batch=2, steps=5)
+    losses = [row["loss"] for row in rows]
+    assert np.isfinite(losses).all() and max(losses[1:]) < losses[0]
+
+
 def test_convert__turns_the_first_convolution_for_rgb(case):
     published = case[0]["backbone.body.patch_embed.proj.weight"]
     converted = convert_published(case[0])["backbone.patch_embed.proj.weight"]

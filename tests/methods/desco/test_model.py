@@ -95,6 +95,17 @@ def test_predict__a_batch_with_chunks_equals_single_images():
         same(single, predict(model, [image_], [target_])[0])
 
 
+def test_predict__images_of_several_sizes_come_back_in_their_own_frames():
+    """Padding is seen by the network, as in the release: what a batch shares is the frame, and equal padding gives equal boxes."""
+    model = tiny(max_classes=6)
+    model.set_vocabulary(VOCABULARY)
+    images, targets = [image(0, 64, 96), image(1, 50, 80)], [target(0), target(1, size_hw=(50, 80), original=(100, 160))]
+    first, second = predict(model, images, targets)
+    assert second.boxes_xyxy[:, 2].max() <= 160 and second.boxes_xyxy[:, 3].max() <= 100
+    same(second, predict(model, images[1:], targets[1:])[0])  # both are padded to 64x96
+    same(first, predict(model, images[:1], targets[:1])[0])
+
+
 def test_predict__boxes_come_in_pixels_of_the_file():
     model = tiny()
     model.set_vocabulary(VOCABULARY)
@@ -168,6 +179,40 @@ def test_loss__images_without_boxes_only_push_tokens_down():
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert model.head.box.weight.grad is not None, "every rank must have the same gradients to reduce"
+
+
+def test_loss__a_caption_over_the_limit_loses_its_cut_spans_only():
+    model = tiny(max_tokens=16).train()
+    batch = training_batch()
+    batch = {k: v[:1] for k, v in batch.items()}
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    assert all(torch.isfinite(v) for v in losses.values()) and losses["loss_box"] > 0
+
+
+def test_text__is_encoded_anew_after_loading_weights():
+    model = tiny()
+    model.set_vocabulary(VOCABULARY)
+    before = model.text()
+    model.load_state_dict(model.state_dict())
+    assert model.text() is not before
+
+
+def test_published_rates__text_slower_biases_twice_and_undecayed():
+    from ovdense.methods.desco.optim import PublishedRates
+
+    model = tiny()
+    model.head.box.requires_grad_(False)
+    wrapper = PublishedRates(dict(optimizer=dict(type=torch.optim.AdamW, lr=1e-3, weight_decay=0.1)), dict(text_lr=1e-5))(model)
+    names = {id(p): n for n, p in model.named_parameters()}
+    rates = {names[id(g["params"][0])]: (g["lr"], g["weight_decay"]) for g in wrapper.param_groups if id(g["params"][0]) in names}
+    assert rates["head.embedding_head.bias_lang"] == (2e-3, 0.0)
+    assert rates["text_encoder.model.encoder.layer.0.output.dense.weight"] == (1e-5, 0.1)
+    assert rates["text_encoder.model.encoder.layer.0.output.dense.bias"] == (2e-5, 0.0)
+    assert rates["head.level_scale"] == (1e-3, 0.1)
+    assert "head.box.weight" not in rates
+    assert set(rates) == {n for n, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match="must be dict\\(text_lr="):
+        PublishedRates(dict(optimizer=dict(type=torch.optim.AdamW, lr=1e-3)), dict(custom_keys={}))(model)
 
 
 def test_loss__a_missing_caption_is_an_error():
