@@ -20,8 +20,9 @@ train_dataloader = dict(
         split="train",
         transforms=[
             dict(type=LoadImage),
-            # every piece keeps its noun: a shape's description says everything but the noun
-            dict(type=DescriptionQueries, prob_descriptions=1.0, num_pieces=8, name_prob=1.0, confusable=0.5),
+            # every piece keeps its noun: a shape's description says everything but the noun. An image holds up to seven classes,
+            # most chunks of the vocabulary none of them: twelve pieces, and every fifth caption without any
+            dict(type=DescriptionQueries, prob_descriptions=1.0, num_pieces=12, name_prob=1.0, confusable=0.5, only_negatives=0.2),
             dict(type=RandomFlip, prob=0.5),
             dict(type=ResizeShortestEdge, short_sides=(256,), max_size=384),
             dict(type=PackDetection),

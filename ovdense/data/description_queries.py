@@ -37,6 +37,8 @@ class QuerySpec:
     special tokens not counted. `federated`: negatives known to be absent come first (LVIS annotates only some classes
     of an image). `num_name_negatives`: negatives of a names-only caption (all of them half of the time, else 1 up to
     that many, next to all positives); None: names-only captions choose their classes as described ones do.
+    `only_negatives`: how often a caption of `num_pieces` classes holds none of the image's. The release has few such
+    captions, yet with a large vocabulary nearly every chunk is one: without them the best of the wrong classes scores high.
 
     `published_quirks` repeats, in described captions, what the release does where we differ: more than `num_pieces` positives bring in nearly
     all negatives (N < 0 cuts the list from its end), the budget leaves out the prefix and counts other coins than those
@@ -49,10 +51,11 @@ class QuerySpec:
     max_tokens: int = 254
     federated: bool = False
     num_name_negatives: int | None = 85
+    only_negatives: float = 0.0
     published_quirks: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("name_prob", "confusable"):
+        for field in ("name_prob", "confusable", "only_negatives"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in 0..1, got {getattr(self, field)}")
         for field in ("num_pieces", "max_tokens"):
@@ -60,8 +63,8 @@ class QuerySpec:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.num_name_negatives is not None and self.num_name_negatives < 0:
             raise ValueError(f"num_name_negatives must be at least 0 or None, got {self.num_name_negatives}")
-        if self.published_quirks and (self.confusable > 0 or self.federated):
-            raise ValueError("published_quirks draws negatives from the whole vocabulary: set confusable=0 and federated=False with it")
+        if self.published_quirks and (self.confusable > 0 or self.federated or self.only_negatives > 0):
+            raise ValueError("published_quirks draws negatives as the release does: set confusable=0, only_negatives=0 and federated=False with it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +167,8 @@ def _select(
         num_pos, num_neg = len(positives), most if rng.random() < 0.5 or most == 0 else 1 + int(rng.integers(most))
     else:
         num_pos, num_neg = _how_many(rng, len(positives), max(0, spec.num_pieces - len(positives)))
+    if spec.only_negatives and rng.random() < spec.only_negatives:
+        num_pos, num_neg = 0, spec.num_pieces
     chosen = _shuffled(rng, positives)[:num_pos]
     taken = frozenset().union(*(_possible_texts(vocabulary[k]) for k in positives))
     pieces = {k: _draw_piece(rng, vocabulary[k], spec, names_only) for k in chosen}
@@ -299,6 +304,7 @@ class DescriptionQueries:
         max_tokens: int = 254,
         federated: bool = False,
         num_name_negatives: int | None = 85,
+        only_negatives: float = 0.0,
         published_quirks: bool = False,
     ) -> None:
         if not 0 <= prob_descriptions <= 1:
@@ -310,6 +316,7 @@ class DescriptionQueries:
             max_tokens=max_tokens,
             federated=federated,
             num_name_negatives=num_name_negatives,
+            only_negatives=only_negatives,
             published_quirks=published_quirks,
         )
         self.prob_descriptions, self.tokenizer = prob_descriptions, tokenizer

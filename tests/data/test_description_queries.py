@@ -233,3 +233,16 @@ def test_transform__on_real_photos(data_root, options):
     assert boxes > 10
     again = pickle.loads(pickle.dumps(data))
     assert again[3]["target"].caption == data[3]["target"].caption != data[3 + len(data)]["target"].caption
+
+
+def test_query__only_negatives_holds_no_class_of_the_image():
+    vocabulary = Vocabulary(tuple(ClassEntry(name=f"thing {i}", descriptions=(f"has {i} legs",)) for i in range(30)))
+    image = ImageClasses(labels=np.array([3, 7]), present=frozenset(), absent=frozenset())
+    count = embedded_tokenizer().count
+    for seed in range(5):
+        spec = QuerySpec(num_pieces=6, confusable=0.0, name_prob=1.0, only_negatives=1.0)
+        caption, spans, keep = build_description_query(np.random.default_rng(seed), vocabulary, image, count, spec)
+        assert not keep.any() and spans == () and caption.count("thing") == 6
+        assert "thing 3," not in caption and "thing 7," not in caption
+    with pytest.raises(ValueError, match="only_negatives must lie in 0..1"):
+        QuerySpec(only_negatives=1.5)
