@@ -8,24 +8,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ovdense.structures import ClassEntry, Results
+from ovdense.structures import Results
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 _ELLIPSIS = "…"
 
 
-def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 0.3, max_labels: int = 40) -> np.ndarray:
-    """Return a copy of the image with the detections of at least `score_thr`; the `max_labels` best get a label.
+def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 0.3, max_labels: int = 40, min_side: int = 640,
+                 same_place_iou: float = 0.7) -> np.ndarray:
+    """Return a picture of the image with the detections of at least `score_thr`; the `max_labels` best get a label.
 
-    Boxes must be in pixels of `image_rgb`. A class has the same colour in every image. Labels lie inside the image and
-    never on each other; one that finds no free place is left out, its box stays.
+    Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it, so that labels
+    are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
+    all are). A class has the same colour in every image. Labels lie inside the image and never on each other; one that
+    finds no free place is left out, its box stays.
     """
     if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3:
         raise ValueError(f"the image must be uint8 of shape (H, W, 3), RGB, got {image_rgb.dtype} {image_rgb.shape}")
     shown = results.above(score_thr)
     order = shown.scores.argsort(descending=True, stable=True).tolist()
-    boxes, scores, labels = shown.boxes_xyxy.tolist(), shown.scores.tolist(), shown.labels.tolist()
+    zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
+    image_rgb = _enlarged(image_rgb, zoom)
+    boxes, scores, labels = (shown.boxes_xyxy * zoom).tolist(), shown.scores.tolist(), shown.labels.tolist()
+    order = _best_of_place(order, boxes, same_place_iou)
     height, width = image_rgb.shape[:2]
     thickness = max(2.0, 0.0035 * (height * width) ** 0.5)
     canvas = image_rgb.astype(np.float32)
@@ -45,6 +51,26 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
     return np.asarray(picture)
 
 
+def _enlarged(image_rgb: np.ndarray, zoom: float) -> np.ndarray:
+    if zoom == 1.0:
+        return image_rgb
+    height, width = image_rgb.shape[:2]
+    return np.asarray(Image.fromarray(image_rgb).resize((round(width * zoom), round(height * zoom)), Image.Resampling.BICUBIC))
+
+
+def _best_of_place(order: Sequence[int], boxes: Sequence[Sequence[float]], iou: float) -> list[int]:
+    """Return the indices of `order` (best first) whose box overlaps no kept one by `iou`."""
+    kept: list[int] = []
+    corner = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    area = np.prod(corner[:, 2:] - corner[:, :2], axis=1)
+    for n in order:
+        others = corner[kept]
+        shared = np.clip(np.minimum(others[:, 2:], corner[n, 2:]) - np.maximum(others[:, :2], corner[n, :2]), 0, None).prod(axis=1)
+        if not (shared > iou * (area[kept] + area[n] - shared)).any():
+            kept.append(n)
+    return kept
+
+
 @lru_cache(maxsize=4096)
 def class_colour(name: str) -> Colour:
     """Return the colour of a class: strong, and a function of its name only."""
@@ -62,8 +88,8 @@ def legible_on(colour: Colour) -> Colour:
 
 
 def label_text(name: str, score: float, font: ImageFont.FreeTypeFont, max_width: float) -> str:
-    """Return the noun of the class and the score, the noun cut with an ellipsis so that all fits `max_width` pixels."""
-    noun, number = ClassEntry(name=name).noun, f" {score:.2f}"
+    """Return the name of the class and the score, the name cut with an ellipsis so that all fits `max_width` pixels."""
+    noun, number = " ".join(name.replace("_", " ").split()), f" {score:.2f}"
     if font.getlength(noun + number) <= max_width:
         return noun + number
     low, high = 1, len(noun)  # letters that fit, found by halves; one is always shown

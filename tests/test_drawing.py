@@ -1,16 +1,20 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from ovdense.drawing import _chip_size, _font, _free_place, class_colour, contact_sheet, draw_results, label_text, legible_on
+from ovdense import drawing
+from ovdense.drawing import _chip_size, _font, _free_place, class_colour, contact_sheet, label_text, legible_on
 from ovdense.structures import Results
 
 
 def _results(boxes, scores, labels=None, names=("cat", "dog"), size_hw=(120, 160)):
-    return Results(boxes_xyxy=torch.tensor(boxes).reshape(-1, 4).float(), scores=torch.tensor(scores), labels=torch.tensor(labels or [0] * len(scores), dtype=torch.int64),
-                   names=names, size_hw=size_hw)  # fmt: skip
+    labels = torch.tensor(labels or [0] * len(scores), dtype=torch.int64)
+    return Results(boxes_xyxy=torch.tensor(boxes).reshape(-1, 4).float(), scores=torch.tensor(scores), labels=labels, names=names, size_hw=size_hw)
 
 
+draw_results = partial(drawing.draw_results, min_side=1)  # as large as the image: pixels can be compared
 IMAGE = np.full((120, 160, 3), 128, dtype=np.uint8)
 
 
@@ -58,7 +62,7 @@ def test_label_text__shortens_long_names_and_keeps_the_score():
     font = _font(12)
     text = label_text("a red chair left of the table", 0.876, font, 100)
     assert text.endswith("… 0.88") and text.startswith("a red") and font.getlength(text) <= 100
-    assert label_text("bow_(weapon)", 0.5, font, 300) == "bow 0.50"
+    assert label_text("bow_(weapon)", 0.5, font, 300) == "bow (weapon) 0.50"
 
 
 def test_free_place__inside_the_image_and_never_on_another():
@@ -78,3 +82,17 @@ def test_contact_sheet__rows_of_unequal_images():
     assert sheet.shape == (4 + 60 + 4 + 60 + 4, 2 * 84 + 4, 3)
     with pytest.raises(ValueError, match="needs an image"):
         contact_sheet([], columns=2)
+
+
+def test_draw_results__small_images_are_enlarged_with_their_boxes():
+    drawn = drawing.draw_results(IMAGE, _results([[40, 50, 120, 100]], [0.9]), max_labels=0, min_side=480)
+    assert drawn.shape == (480, 640, 3)
+    assert tuple(drawn[300, 160]) == class_colour("cat")
+
+
+def test_draw_results__of_several_classes_on_a_place_the_best_is_drawn():
+    boxes, names = [[40, 50, 120, 100], [41, 50, 120, 101], [10, 10, 60, 40]], ("cat", "dog")
+    best = draw_results(IMAGE, _results(boxes, [0.6, 0.9, 0.5], [0, 1, 0], names), max_labels=0)
+    assert np.array_equal(best, draw_results(IMAGE, _results(boxes[1:], [0.9, 0.5], [1, 0], names), max_labels=0))
+    every = draw_results(IMAGE, _results(boxes, [0.6, 0.9, 0.5], [0, 1, 0], names), max_labels=0, same_place_iou=1.0)
+    assert not np.array_equal(best, every)

@@ -157,7 +157,7 @@ def test_spec__rejects_what_cannot_be():
     for wrong in (dict(name_prob=2), dict(confusable=-1), dict(num_pieces=0), dict(max_tokens=0), dict(num_name_negatives=-1)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             QuerySpec(**wrong)
-    with pytest.raises(ValueError, match="published_quirks draws negatives from the whole vocabulary"):
+    with pytest.raises(ValueError, match="published_quirks draws negatives as the release does"):
         QuerySpec(published_quirks=True)
     with pytest.raises(ValueError, match="bind"):
         DescriptionQueries()(dict(rng=np.random.default_rng(0), labels=np.zeros(1, int)))
