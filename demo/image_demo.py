@@ -9,6 +9,7 @@ from ovdense.runs import clean_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "desco_lvis_mini.py"
+PHOTOS = "configs/desco_coco_photos.py"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 EXIT_UNREADABLE = 1
 
@@ -23,7 +24,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
     asked.add_argument("--vocab", metavar="NAME|FILE", help="classes to look for: lvis, coco, voc, or a file (.txt with one name a line, .json)")
     parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
-    parser.add_argument("--config", default=str(CONFIG), help="config of the model (default: configs/desco_lvis_mini.py)")
+    parser.add_argument("--config", default=str(CONFIG),
+                        help=f"config of the model (default: configs/{CONFIG.name}, trained on drawn shapes; for photos: {PHOTOS})")  # fmt: skip
     parser.add_argument("--weights", metavar="CHECKPOINT", help="checkpoint (default: the newest one in work_dirs/<config name>)")
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")
     parser.add_argument("--out", default="demo_out", metavar="DIR", help="folder for what is written (default: %(default)s)")
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         vocabulary = _vocabulary(args)
         files = _image_files(Path(args.image))
         weights = args.weights or _newest_weights(args.config)
+        if Path(args.config).resolve() == CONFIG and not _is_drawn(Path(args.image)):
+            print(f"note: this model was trained on drawn shapes and has never seen a photo; for photos pass --config {PHOTOS} (trained with tools/train.py)")
         from ovdense.api import OpenVocabPredictor, load_model
 
         predictor = OpenVocabPredictor(load_model(args.config, weights, args.device))
@@ -64,10 +68,17 @@ def _image_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"the image must be an existing file or folder, got {path}")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())  # a dangling link stays, to be reported
     if not files:
         raise ValueError(f"the folder {path} must hold images ({' '.join(SUFFIXES)}), found none")
     return files
+
+
+def _is_drawn(path: Path) -> bool:
+    """Return whether an image or folder is one of the embedded shapes."""
+    from ovdense.data.roots import cache_root
+
+    return path.resolve().is_relative_to(cache_root().resolve())
 
 
 def _newest_weights(config: str) -> str:
@@ -97,7 +108,7 @@ def _predict(predictor, files: Sequence[Path], args: argparse.Namespace) -> tupl
     for file in files:
         try:
             image = load_image(file)
-        except ValueError as error:
+        except (FileNotFoundError, ValueError) as error:
             unreadable.append(str(error))
             continue
         results = predictor.predict(image, score_thr=args.score_thr)

@@ -27,11 +27,10 @@ MODELS = Registry(
         "ovdense.vision.backbones",
         "ovdense.vision.memory",
         "ovdense.layers.fpn",
-        "ovdense.methods.base",
         "ovdense.methods.desco.model",
     ],
 )
-DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.shapes"])
+DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection"])
 TRANSFORMS = Registry(
     "transform", parent=MM_TRANSFORMS, scope=SCOPE, locations=["ovdense.data.transforms", "ovdense.data.description_queries"]
 )

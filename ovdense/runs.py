@@ -2,29 +2,72 @@
 import argparse
 import inspect
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 
 EXIT_USER_ERROR = 2
+MAX_SEED = 2**31 - 1  # data workers add their number, and numpy ends at 2**32
+_SPOKEN = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError)  # their message says it all
+_TERSE = (KeyError, TypeError, ImportError)  # theirs means little without the type
+_PACKAGE = Path(__file__).resolve().parent
+_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
+_FRAME = re.compile(r'File "(.+)", line \d+, in .+\n\s+(.+)')
 
 
 @contextmanager
 def clean_errors() -> Iterator[None]:
-    """End with exit code 2 and one line for what the user can put right; OVDENSE_TRACEBACK=1 shows the whole trace."""
+    """While a run is prepared: end with exit code 2 and one line for what the user can put right.
+
+    OVDENSE_TRACEBACK=1 shows the whole trace as well.
+    """
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, KeyError, TypeError, ImportError) as error:
-        if os.environ.get("OVDENSE_TRACEBACK") == "1":
-            traceback.print_exc()
+    except _SPOKEN as error:
+        _end(str(error))
+    except _TERSE as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        _end(f"{type(error).__name__}: {message} (OVDENSE_TRACEBACK=1 shows where)")
+
+
+@contextmanager
+def clean_run_errors() -> Iterator[None]:
+    """While a run goes on: the same for what this package itself says about files and values, such as a broken image.
+
+    Errors of data workers are taken out of their wrapping. Everything else is a bug and keeps its trace.
+    """
+    try:
+        yield
+    except _SPOKEN as error:
+        message = _own_message(error)
+        if message is None:
+            raise
+        _end(message)
+
+
+def _end(message: str) -> NoReturn:
+    if os.environ.get("OVDENSE_TRACEBACK") == "1":
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def _own_message(error: Exception) -> str | None:
+    """Return the message of an error that a `raise` of this package made, here or in a data worker; None for any other."""
+    message = str(error)
+    if _WORKER.match(message):
+        file, line = (_FRAME.findall(message) or [("", "")])[-1]
+        message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = frame.filename, frame.line or ""
+    return message if line.startswith("raise ") and Path(file).resolve().is_relative_to(_PACKAGE) else None
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +115,8 @@ def join_processes(cfg: Config) -> None:
             os.environ[ours] = os.environ[theirs]
     missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
     if missing:
-        raise ValueError(f"--launcher {cfg.launcher} needs the environment variables {', '.join(missing)}; start with: torchrun --nproc-per-node 2 tools/train.py ...")
+        raise ValueError(f"--launcher {cfg.launcher} needs the environment variables {', '.join(missing)}; "
+                         "start with: torchrun --nproc-per-node 2 tools/train.py ...")  # fmt: skip
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
     cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False,
@@ -97,38 +141,79 @@ def use_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def use_seed(cfg: Config, seed: int) -> None:
-    """Let `seed` decide everything random: weights, dropout, the order of the images and their augmentation."""
+def use_seed(cfg: Config, seed: int | None = None, kept: Collection[str] = ()) -> None:
+    """Let one seed decide everything random: weights, dropout, the order of the images and their augmentation.
+
+    `seed`: 0..2**31 - 1; None takes the config's randomness.seed, and where that is None too, a new one. `kept`: keys of
+    settings that stay as they are (those of the command line), such as train_dataloader.sampler.seed.
+    """
+    from ovdense.registry import DATA_SAMPLERS, DATASETS
+
+    if seed is None:
+        seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is None:
+        if cfg.get("launcher", "none") != "none":
+            raise ValueError("the processes of a run must share a seed, the config has none; give --seed N")
+        seed = int.from_bytes(os.urandom(4), "little") & MAX_SEED
+    if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"a seed must be an integer in 0..{MAX_SEED}, got {seed!r}")
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     loader = cfg.get("train_dataloader") or {}
-    for part in ("sampler", "dataset"):
-        if part in loader and "seed" in inspect.signature(loader[part]["type"]).parameters:
+    for part, registry in (("sampler", DATA_SAMPLERS), ("dataset", DATASETS)):
+        if part in loader and f"train_dataloader.{part}.seed" not in kept and _takes_seed(loader[part]["type"], registry):
             loader[part]["seed"] = seed
 
 
-def use_checkpoint(cfg: Config, resume: str | None) -> None:
-    """Apply --resume: None leaves the config's setting, "auto" takes the newest readable checkpoint of the work_dir, else a file."""
+def _takes_seed(kind: Any, registry: Any) -> bool:
+    """Return whether a config's type, a class or (in a dumped config) its name, has an argument `seed`."""
+    found = registry.get(kind) if isinstance(kind, str) else kind
+    return found is not None and "seed" in inspect.signature(found).parameters
+
+
+def use_checkpoint(cfg: Config, resume: str | None, seed: int | None = None, kept: Collection[str] = ()) -> None:
+    """Apply --resume: None leaves the config's setting, "auto" takes the newest readable checkpoint of the work_dir, else a file.
+
+    Where there is none yet, the config's load_from stays. A resumed run goes on with the seed that it began with; another
+    `seed`, asked for on the command line, is refused. `kept`: see `use_seed`.
+    """
     from ovdense.methods.checkpoints import newest_readable, read_checkpoint
 
     if resume is None and cfg.get("resume") and not cfg.get("load_from"):
         resume = "auto"
     if resume == "auto":
         newest = newest_readable(cfg.work_dir)
-        cfg.resume, cfg.load_from = newest is not None, None if newest is None else str(newest)
-        print(f"resume from {newest}" if newest else f"no checkpoint in {cfg.work_dir} yet: training starts at the beginning")
+        cfg.resume = newest is not None
+        if newest is not None:
+            cfg.load_from = str(newest)
+        start = f"with the weights of {cfg.load_from}" if cfg.get("load_from") else "at the beginning"
+        print(f"resume from {newest}" if newest else f"no checkpoint in {cfg.work_dir} yet: training starts {start}")
     elif resume is not None:
         cfg.resume, cfg.load_from = True, resume
-    if cfg.get("load_from"):
-        content = read_checkpoint(cfg.load_from)
-        if cfg.get("resume") and not {"meta", "optimizer", "message_hub"} <= content.keys():
-            raise ValueError(f"{cfg.load_from} holds weights only and cannot be resumed; start from it with --cfg-options load_from={cfg.load_from}")
+    if not cfg.get("load_from"):
+        return
+    content = read_checkpoint(cfg.load_from)
+    if not cfg.get("resume"):
+        return
+    if not {"meta", "optimizer", "message_hub"} <= content.keys():
+        raise ValueError(f"{cfg.load_from} holds weights only and cannot be resumed; start from it with --cfg-options load_from={cfg.load_from}")
+    began_with = content["meta"].get("seed")
+    if began_with is None:
+        return
+    if seed is not None and seed != began_with:
+        raise ValueError(f"{cfg.load_from} was trained with seed {began_with}, a resumed run cannot change to {seed}; leave the seed out")
+    use_seed(cfg, began_with, kept)
 
 
 def build_runner(cfg: Config) -> Any:
-    """Return MMEngine's Runner of the config."""
+    """Return MMEngine's Runner of the config; ValueError when nothing of its load_from fits the model."""
     from mmengine.runner import Runner
 
-    from ovdense.methods.checkpoints import install_safe_loading
+    from ovdense.methods.checkpoints import install_safe_loading, model_state, require_fitting
 
     install_safe_loading()
-    return Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
+    if cfg.get("load_from"):
+        model, state = getattr(runner.model, "module", runner.model), model_state(cfg.load_from)
+        fitting = require_fitting(model, state, cfg.load_from)
+        print(f"{fitting} of the model's {len(model.state_dict())} tensors come from {cfg.load_from}")
+    return runner

@@ -48,6 +48,9 @@ def test_load_model__wrong_checkpoints(config, model, tmp_path):
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(ValueError, match="missing head.level_scale"):
         load_model(config, tmp_path / "part.pth")
+    torch.save({"model": {"module.backbone.body.patch_embed.proj.weight": torch.ones(1)}}, tmp_path / "glip.pth")
+    with pytest.raises(ValueError, match="tools/convert_weights.py"):
+        load_model(config, tmp_path / "glip.pth")
 
 
 def test_predict__any_image_type_gives_the_same(predictor, tmp_path):

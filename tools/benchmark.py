@@ -1,7 +1,7 @@
 """Speed of a model as ratios measured in one run: python tools/benchmark.py configs/desco_lvis_mini.py"""
 import argparse
 import json
-import resource
+import mmap
 import sys
 import threading
 import time
@@ -32,23 +32,37 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class PeakMemory:
-    """The largest resident size, in MiB, while it is open, sampled every 5 ms."""
+    """The largest resident size, in MiB, while it is open, sampled every 5 ms; without /proc, that of the process so far."""
+
+    STATM = Path("/proc/self/statm")
+
+    @classmethod
+    def note(cls) -> str:
+        """Return what the figure means."""
+        if cls.STATM.is_file():
+            return "memory: the largest resident size during the step"
+        return "memory: the largest resident size of the process so far, since this system has no /proc; rows cannot be told apart"
 
     def __enter__(self) -> "PeakMemory":
-        self.mib, self._open = 0.0, True
+        self.mib, self._open = 0.0, self.STATM.is_file()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def _watch(self) -> None:
-        page = resource.getpagesize()
+        page = mmap.PAGESIZE
         while self._open:
-            self.mib = max(self.mib, int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20)
+            self.mib = max(self.mib, int(self.STATM.read_text().split()[1]) * page / 2**20)
             time.sleep(0.005)
 
     def __exit__(self, *_) -> None:
         self._open = False
         self._thread.join()
+        if not self.STATM.is_file():
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.mib = peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
@@ -119,7 +133,11 @@ def shortcuts(model, batch: dict, repeats: int) -> dict[str, float]:
         }
     x = torch.randn(4, 64, 32, 32, requires_grad=True)
     offset, mask, weight, bias = torch.randn(4, 18, 32, 32), torch.rand(4, 9, 32, 32), torch.randn(64, 64, 3, 3, requires_grad=True), torch.zeros(64)
-    seconds = {k: median_seconds(lambda k=k: deform_conv3x3(x, offset, mask, weight, bias, kernel=k).sum().backward(), repeats) for k in ("sampling", "torchvision")}
+
+    def deform(kernel: str) -> None:
+        deform_conv3x3(x, offset, mask, weight, bias, kernel=kernel).sum().backward()
+
+    seconds = {k: median_seconds(lambda k=k: deform(k), repeats) for k in ("sampling", "torchvision")}
     result["deformable convolution by sampling, against torchvision (CPU, with backward)"] = seconds["torchvision"] / seconds["sampling"]
     return {k: round(v, 2) for k, v in result.items()}
 
@@ -179,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with clean_errors():
         import torch
 
-        from ovdense.api import load_model
+        from ovdense.api import OpenVocabPredictor, load_model
         from ovdense.structures import DetectionTarget
 
         torch.set_num_threads(args.threads)
@@ -189,18 +207,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.train_size:
             rows = training_steps(model, tuple(args.train_size), args.batch, args.steps)
             print_rows(f"{args.config}, {args.batch} images of {args.train_size[0]}x{args.train_size[1]}, {args.threads} threads", rows)
-            print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+            print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {PeakMemory.note()}")
             if args.out:
                 Path(args.out).write_text(json.dumps(rows, indent=1))
             return 0
-        side = model.cfg.test_dataloader.dataset.transforms[1].short_sides[0]
+        side = OpenVocabPredictor(model).resize.short_sides[0]
         image = torch.randint(0, 256, (3, side, side * 4 // 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         target = DetectionTarget(image_id=0, file_name="noise", size_hw=tuple(image.shape[1:]), original_size_hw=tuple(image.shape[1:]),
                                  boxes_xyxy=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
-        numbers = {"config": args.config, "image_hw": list(image.shape[1:]), "threads": args.threads, "torch": torch.__version__,
+        numbers = {"config": args.config, "image_hw": list(image.shape[1:]), "threads": args.threads, "torch": torch.__version__, "memory": PeakMemory.note(),
                    "growth": growth(model, batch, args.sizes, args.repeats), "shortcuts": shortcuts(model, batch, args.repeats)}
     print_rows(f"{args.config}, one image of {side}x{side * 4 // 3}, {args.threads} threads, median of {args.repeats}", numbers["growth"])
+    print(numbers["memory"])
     for name, ratio in numbers["shortcuts"].items():
         print(f"{ratio:6.2f}x  {name}")
     if args.out:

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovdense.runs import add_run_arguments, build_runner, clean_errors, configure
+from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Test a checkpoint: prints the metrics with their protocol, and writes test_metrics.json to the work dir.")
     parser.add_argument("config", help="config file that the checkpoint was trained with")
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one")
     add_run_arguments(parser)
     parser.add_argument("--out", metavar="FILE.json", help="write the detections in COCO's result form, and the metrics to FILE.metrics.json")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the detections of every image into this folder")
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         runner = build_runner(cfg)
         load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
         runner.test_loop  # noqa: B018  (builds the data set: what is missing is said before testing)
-    runner.test()
+    with clean_run_errors():
+        runner.test()
     return 0
 
 
@@ -46,11 +47,16 @@ def _add_outputs(cfg, args: argparse.Namespace) -> None:
     if args.show_dir is not None:
         hooks.append(dict(type="OverlayHook", folder=args.show_dir, score_thr=args.show_score_thr))
     if args.out is not None:
-        hooks = [h for h in hooks if getattr(h["type"], "__name__", h["type"]) != "ReportHook"]
+        hooks = [h for h in hooks if _class_name(h["type"]) != "ReportHook"]
         hooks.append(dict(type="ReportHook", also=str(Path(args.out).with_suffix(".metrics.json"))))
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type="PredictionWriter", path=args.out)]
     cfg.custom_hooks = hooks
+
+
+def _class_name(kind) -> str:
+    """Return the name of a config's type: a class, or in a dumped config its dotted path."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
 
 
 if __name__ == "__main__":

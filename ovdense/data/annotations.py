@@ -14,15 +14,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ovdense.compat.voc import box_xyxy, image_ids, split_names
 from ovdense.structures import ClassEntry
+from ovdense.text.vocabulary import category_entry, plain
 
 InvalidBoxes = Literal["raise", "drop"]
-
-# Pascal VOC's classes in the order of its development kit.
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +47,8 @@ class AnnotationTable:
 
 def near(name: str, known: Sequence[str]) -> str:
     """Return " (near: 'a', 'b')" with the names of `known` that look like `name`; empty if none does."""
-    simple = {" ".join(k.replace("_", " ").split()).casefold(): k for k in known}
-    found = difflib.get_close_matches(" ".join(name.replace("_", " ").split()).casefold(), simple, n=3)
+    simple = {plain(k): k for k in known}
+    found = difflib.get_close_matches(plain(name), simple, n=3)
     return f" (near: {', '.join(repr(simple[f]) for f in found)})" if found else ""
 
 
@@ -65,31 +61,6 @@ def read_json(path: Path) -> object:
         raise ValueError(f"{path}: must be JSON, broken at line {error.lineno} column {error.colno}: {error.msg}; is the file cut short?") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: must be JSON in UTF-8, byte {error.start} is not: {error.reason}") from None
-
-
-def entry_of_category(category: dict, path: Path) -> ClassEntry:
-    """Return the class of one category of a COCO or LVIS file; LVIS's `def` becomes its description."""
-    where = f"{path}: category {category.get('id')!r}"
-    try:
-        descriptions = category.get("descriptions") or ([category["def"]] if category.get("def") else [])
-        return ClassEntry(
-            name=category["name"],
-            synonyms=_other_nouns(category["name"], category.get("synonyms") or ()),
-            descriptions=tuple(descriptions),
-            kind=category.get("kind"),
-            similar=tuple(category.get("similar") or ()),
-            frequency=category.get("frequency"),
-        )
-    except KeyError as error:
-        raise ValueError(f"{where}: must have the field {error}, got the fields {sorted(category)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _other_nouns(name: str, synonyms: Sequence[str]) -> tuple[str, ...]:
-    """Return the synonyms as a person would say them, without those that repeat the noun of `name`, as `load_vocabulary` does."""
-    noun = ClassEntry(name=name).noun.casefold()
-    return tuple(s for s in dict.fromkeys(ClassEntry(name=s).noun for s in synonyms) if s.casefold() != noun)
 
 
 def _entries(content: object, key: str, path: Path, required: Sequence[str]) -> list[dict]:
@@ -124,7 +95,7 @@ def _categories(content: object, path: Path) -> dict[int, ClassEntry]:
         if category["name"] in names:
             raise ValueError(f"{path}: category name {category['name']!r} is there twice (ids {names[category['name']]} and {category['id']}); rename one")
         names[category["name"]] = category["id"]
-    return {int(ids[n]): entry_of_category(raw[n], path) for n in np.argsort(ids)}
+    return {int(ids[n]): category_entry(raw[n], path) for n in np.argsort(ids)}
 
 
 def _image_name(image: dict, path: Path) -> str:
@@ -214,14 +185,6 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> Annotatio
     )
 
 
-def _voc_image_ids(names: Sequence[str]) -> np.ndarray:
-    """Return integers for VOC's names: their digits ("2007_000027" -> 2007000027) if all have only those, else 1, 2, ..."""
-    digits = [n.replace("_", "") for n in names]
-    if all(d.isascii() and d.isdigit() and len(d) < 19 for d in digits) and len({int(d) for d in digits}) == len(names):
-        return np.array([int(d) for d in digits], dtype=np.int64)
-    return np.arange(1, len(names) + 1, dtype=np.int64)
-
-
 def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where: str) -> list[float]:
     try:
         return [float(node.findtext(f)) for f in fields]
@@ -240,16 +203,12 @@ def _read_xml(path: Path, split_file: Path) -> ElementTree.Element:
         raise ValueError(f"{path}: must be XML, broken at line {line} column {column}: {error}") from None
 
 
-def read_voc(split_file: Path, class_names: Sequence[str] = VOC_CLASSES, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
+def read_voc(split_file: Path, class_names: Sequence[str], *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
     """Return the table of a Pascal VOC split: `split_file` is .../ImageSets/Main/NAME.txt, the XML in .../Annotations.
 
-    VOC's pixels count from 1 and x2, y2 are inside the box: (x1, y1, x2, y2) becomes (x1 - 1, y1 - 1, x2, y2). Category
-    ids are 1, 2, ... in the order of `class_names`.
+    Category ids are 1, 2, ... in the order of `class_names`.
     """
-    names = [line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip()]
-    repeated = [n for n in set(names) if names.count(n) > 1] if len(set(names)) < len(names) else []
-    if repeated:
-        raise ValueError(f"{split_file}: the image {repeated[0]!r} is listed twice")
+    names = split_names(split_file)
     folder = split_file.parents[2] / "Annotations"
     id_of = {name: k + 1 for k, name in enumerate(class_names)}
     sizes, counts, boxes, labels, difficult, where = [], [], [], [], [], []
@@ -266,8 +225,7 @@ def read_voc(split_file: Path, class_names: Sequence[str] = VOC_CLASSES, *, inva
                     f"{path}: object {n}: the name {label!r} is not a known class{near(label, class_names)}; "
                     "repair it, or list the classes of this data as vocabulary"
                 )
-            x1, y1, x2, y2 = _voc_numbers(thing.find("bndbox"), ("xmin", "ymin", "xmax", "ymax"), f"{path}: object {n}: bndbox")
-            boxes.append((x1 - 1, y1 - 1, x2, y2))
+            boxes.append(box_xyxy(*_voc_numbers(thing.find("bndbox"), ("xmin", "ymin", "xmax", "ymax"), f"{path}: object {n}: bndbox")))
             labels.append(id_of[label])
             difficult.append((thing.findtext("difficult") or "0").strip() == "1")
             where.append(f"object {n} of {path.name}")
@@ -278,7 +236,7 @@ def read_voc(split_file: Path, class_names: Sequence[str] = VOC_CLASSES, *, inva
     return AnnotationTable(
         path=split_file,
         categories={k: ClassEntry(name=name) for name, k in id_of.items()},
-        image_ids=_voc_image_ids(names),
+        image_ids=np.array(image_ids(names), dtype=np.int64),
         file_names=tuple(f"{n}.jpg" for n in names),
         sizes_hw=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         starts=np.searchsorted(image_row, np.arange(len(names) + 1)),

@@ -15,6 +15,7 @@ from ovdense.registry import TRANSFORMS
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.prompts import DESCRIPTION_PREFIX, DescriptionPiece, Span, description_piece, join_pieces, name_piece
 from ovdense.text.tokenizers import Tokenizer, embedded_tokenizer
+from ovdense.text.vocabulary import plain
 
 Spans = tuple[Span, ...]
 Query = tuple[str, tuple[Spans, ...], np.ndarray]
@@ -35,8 +36,10 @@ class QuerySpec:
     `num_pieces` classes a caption; `name_prob`: how often a described piece keeps its name; `confusable`: how often a
     negative is a class that one of the positives is easily taken for, while there are any; `max_tokens` of a caption,
     special tokens not counted. `federated`: negatives known to be absent come first (LVIS annotates only some classes
-    of an image). `num_name_negatives`: negatives of a names-only caption (all of them half of the time, else 1 up to
-    that many, next to all positives); None: names-only captions choose their classes as described ones do.
+    of an image); with `verified_only` no others are negatives (but an image with neither a box nor a class known to be
+    absent is asked for one of the unknown ones). `num_name_negatives`: negatives of a names-only caption (all of them
+    half of the time, else 1 up to that many, next to all positives); None: names-only captions choose their classes as
+    described ones do.
     `only_negatives`: how often a caption of `num_pieces` classes holds none of the image's. The release has few such
     captions, yet with a large vocabulary nearly every chunk is one: without them the best of the wrong classes scores high.
 
@@ -50,6 +53,7 @@ class QuerySpec:
     confusable: float = 0.5
     max_tokens: int = 254
     federated: bool = False
+    verified_only: bool = False
     num_name_negatives: int | None = 85
     only_negatives: float = 0.0
     published_quirks: bool = False
@@ -63,6 +67,8 @@ class QuerySpec:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.num_name_negatives is not None and self.num_name_negatives < 0:
             raise ValueError(f"num_name_negatives must be at least 0 or None, got {self.num_name_negatives}")
+        if self.verified_only and not self.federated:
+            raise ValueError("verified_only takes negatives from the classes known to be absent: set federated=True with it")
         if self.published_quirks and (self.confusable > 0 or self.federated or self.only_negatives > 0):
             raise ValueError("published_quirks draws negatives as the release does: set confusable=0, only_negatives=0 and federated=False with it")
 
@@ -89,18 +95,14 @@ def confusable_classes(vocabulary: Vocabulary) -> tuple[frozenset[int], ...]:
     by_text: dict[str, set[int]] = {}
     for k, entry in enumerate(vocabulary):
         for text in {entry.name, entry.noun, *entry.synonyms}:
-            by_text.setdefault(_plain(text), set()).add(k)
-    near = [set(by_text[_plain(entry.noun)]) for entry in vocabulary]
+            by_text.setdefault(plain(text), set()).add(k)
+    near = [set(by_text[plain(entry.noun)]) for entry in vocabulary]
     for k, entry in enumerate(vocabulary):
         for text in entry.similar:
-            for other in by_text.get(_plain(text), ()):
+            for other in by_text.get(plain(text), ()):
                 near[k].add(other)
                 near[other].add(k)
     return tuple(frozenset(others - {k}) for k, others in enumerate(near))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.replace("_", " ").split()).casefold()
 
 
 def _possible_texts(entry: ClassEntry) -> frozenset[str]:
@@ -143,6 +145,8 @@ class _NegativeStream:
         order = _shuffled(rng, [k for k in range(len(vocabulary)) if k not in positives and k not in image.present])
         if spec.federated:
             order.sort(key=lambda k: k not in image.absent)
+        if spec.verified_only:
+            order = [k for k in order if k in image.absent] or order[: not positives]
         pool = frozenset().union(*(near[k] for k in positives)) if spec.confusable else frozenset()
         self.rng, self.confusable = rng, spec.confusable
         self.left = dict.fromkeys(order)
@@ -303,6 +307,7 @@ class DescriptionQueries:
         confusable: float = 0.5,
         max_tokens: int = 254,
         federated: bool = False,
+        verified_only: bool = False,
         num_name_negatives: int | None = 85,
         only_negatives: float = 0.0,
         published_quirks: bool = False,
@@ -315,6 +320,7 @@ class DescriptionQueries:
             confusable=confusable,
             max_tokens=max_tokens,
             federated=federated,
+            verified_only=verified_only,
             num_name_negatives=num_name_negatives,
             only_negatives=only_negatives,
             published_quirks=published_quirks,

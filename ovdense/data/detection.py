@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from ovdense.data.annotations import VOC_CLASSES, AnnotationTable, InvalidBoxes, near, read_coco, read_voc
-from ovdense.data.roots import data_path, how_to_get, require_file
+from ovdense.data.annotations import AnnotationTable, InvalidBoxes, near, read_coco, read_voc
+from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
@@ -54,11 +54,11 @@ class DetectionDataset(Dataset):
         if prompt not in ("names", "descriptions"):
             raise ValueError(f"prompt must be 'names' or 'descriptions', got {prompt!r}")
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
-        self.ann_file = require_file(data_path(ann_file, data_root), self.dataset_name).absolute()
+        self.ann_file = require_file(ann_file, data_root, self.dataset_name).absolute()
         asked = _as_vocabulary(vocabulary, data_root)
         table = self._read(asked, invalid_boxes)
         self.image_folder = self._image_folder(image_prefix, data_root)
-        _require_images(self.image_folder, table, self.dataset_name)
+        _require_images(self.image_folder, table, f"{where_looked(image_prefix or '', data_root)}{how_to_get(self.dataset_name)}")
         self.vocabulary = asked or _all_categories(table)
         self.category_ids = _match_categories(self.vocabulary, table)
         if description_file is not None:
@@ -197,13 +197,13 @@ def _match_categories(vocabulary: Vocabulary, table: AnnotationTable) -> tuple[i
     return tuple(id_of[name] for name in vocabulary.names)
 
 
-def _require_images(folder: Path, table: AnnotationTable, dataset: str) -> None:
+def _require_images(folder: Path, table: AnnotationTable, advice: str) -> None:
     missing = [n for n in table.file_names if not os.path.isfile(os.path.join(folder, n))]
     if missing:
         listed = ", ".join(str(folder / n) for n in missing[:3])
         raise FileNotFoundError(
             f"{table.path} lists {len(table.file_names)} images, {len(missing)} of them are missing: {listed}{', ...' if len(missing) > 3 else ''}. "
-            f"image_prefix must be the folder that the file's names are relative to. {how_to_get(dataset)}"
+            f"image_prefix must be the folder that the file's names are relative to. {advice}"
         )
 
 
@@ -233,10 +233,10 @@ class VocDetection(DetectionDataset):
     def _read(self, asked: Vocabulary | None, invalid_boxes: InvalidBoxes) -> AnnotationTable:
         if len(self.ann_file.parts) < 3:
             raise ValueError(f"ann_file must be .../ImageSets/Main/NAME.txt, got {self.ann_file}")
-        own = [name for name in asked.names if name not in VOC_CLASSES] if asked else []
-        is_voc = len(own) < len(asked) if asked else True
+        voc = load_vocabulary("voc").names
+        is_voc = asked is None or not set(asked.names).isdisjoint(voc)
         # a list with some of VOC's names is a part of VOC, where a strange name is a slip; a list without any is another data set
-        return read_voc(self.ann_file, VOC_CLASSES if is_voc else asked.names, invalid_boxes=invalid_boxes)
+        return read_voc(self.ann_file, voc if is_voc else asked.names, invalid_boxes=invalid_boxes)
 
     def _image_folder(self, image_prefix: str | None, data_root: str | None) -> Path:
         return data_path(image_prefix, data_root) if image_prefix else self.ann_file.parents[2] / "JPEGImages"

@@ -4,9 +4,9 @@ The rule itself is `ovdense.compat.paths`, so that rooms below this one can use 
 """
 from pathlib import Path
 
-from ovdense.compat.paths import cache_root, data_path
+from ovdense.compat.paths import cache_root, data_path, describe_data_root
 
-__all__ = ["cache_root", "data_path", "require_file", "MINI_CONFIG", "SOURCES"]
+__all__ = ["cache_root", "data_path", "how_to_get", "require_file", "MINI_CONFIG", "SOURCES"]
 
 MINI_CONFIG = "configs/desco_lvis_mini.py"
 SOURCES = {
@@ -25,9 +25,20 @@ def how_to_get(dataset: str) -> str:
     )
 
 
-def require_file(path: Path, dataset: str) -> Path:
-    """Return `path` if it is a file; else FileNotFoundError says where `dataset` comes from and what runs now."""
+def require_file(relative: str | Path, data_root: str | Path | None, dataset: str) -> Path:
+    """Return the file's path below the data root; FileNotFoundError says which root that is, where `dataset` comes from and what runs now."""
+    path = data_path(relative, data_root)
     if path.is_file():
         return path
     nearest = next((p for p in path.parents if p.is_dir()), Path("."))
-    raise FileNotFoundError(f"{dataset}: the file {path} is missing (the last folder on its way that exists is {nearest}). {how_to_get(dataset)}")
+    raise FileNotFoundError(
+        f"{dataset}: the file {path} is missing (the last folder on its way that exists is {nearest}). "
+        f"{where_looked(relative, data_root)}{how_to_get(dataset)}"
+    )
+
+
+def where_looked(relative: str | Path, data_root: str | Path | None) -> str:
+    """Return the sentence that says which data root `relative` was looked for in; empty for an absolute path."""
+    if Path(relative).is_absolute():
+        return ""
+    return f"{str(relative)!r} is relative to {describe_data_root(data_root)}. "

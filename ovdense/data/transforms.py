@@ -17,16 +17,18 @@ from ovdense.structures import DetectionTarget
 def shortest_edge_size(size_hw: tuple[int, int], short_side: int, max_size: int) -> tuple[int, int]:
     """Return (height, width) with the shorter side at `short_side`, or less where the longer one would pass `max_size`.
 
-    The rounding is that of the published GLIP and DesCo code.
+    The rounding is that of the published GLIP and DesCo code, which can leave the longer side up to 1% over `max_size`;
+    where it would leave more (strips whose shorter side becomes a few pixels) the longer side is `max_size`.
     """
     height, width = size_hw
     low, high = min(size_hw), max(size_hw)
     if high / low * short_side > max_size:
         short_side = int(round(max_size * low / high))
     short_side = max(short_side, 1)
-    if width < height:
-        return int(short_side * height / width), short_side
-    return short_side, int(short_side * width / height)
+    long_side = int(short_side * high / low)
+    if long_side > 1.01 * max_size:
+        long_side = max_size
+    return (long_side, short_side) if width < height else (short_side, long_side)
 
 
 def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -125,7 +127,7 @@ class RandomFlip:
 
 @TRANSFORMS.register_module()
 class ResizeShortestEdge:
-    """Scale the image so that its shorter side is one of `short_sides` (drawn at random), its longer at most `max_size`.
+    """Scale the image so that its shorter side is one of `short_sides` (drawn at random), its longer about `max_size` at most.
 
     Boxes narrower than `min_size` pixels afterwards are dropped.
     """

@@ -15,9 +15,10 @@ from ovdense.evaluation.average_precision import (
     top_per_class,
 )
 from ovdense.evaluation.base import DetectionMetric
-from ovdense.evaluation.ground_truth import VOC_CLASSES, GroundTruth, load_ground_truth, load_voc_truth, require_known
+from ovdense.evaluation.ground_truth import GroundTruth, load_ground_truth, load_voc_truth, require_known
 from ovdense.evaluation.voc import match_class, voc_ap
 from ovdense.registry import METRICS
+from ovdense.text.vocabulary import load_vocabulary
 
 FIXED_AP_PER_CLASS = 10_000
 _PRUNE_ABOVE = 4_000_000  # detections held before fixed AP drops those that can no longer count
@@ -234,7 +235,8 @@ class VocMetric(DetectionMetric):
 
     def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
         self._truth = load_voc_truth(path)
-        require_known(names, {*VOC_CLASSES, *self._truth.class_names}, path)
+        # a class of VOC may be absent from a split; any other one that is in no annotation of it is a mistake
+        require_known(names, {*load_vocabulary("voc").names, *self._truth.class_names}, path)
         self._id_of_name = dict(zip(self._truth.names, self._truth.image_ids))
         return self._truth.sha256, self._truth.image_ids
 

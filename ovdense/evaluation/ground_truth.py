@@ -13,13 +13,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ovdense.compat.paths import data_path
-
-# A class of these may be absent from a split of VOC; any other one that is in no annotation of it is a mistake.
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+from ovdense.compat.paths import data_path, describe_data_root
+from ovdense.compat.voc import box_xyxy, image_ids, split_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +30,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class VocTruth:
-    """One VOC split. Box m belongs to image `image_row[m]`; boxes are x1 - 1, y1 - 1, x2, y2 of the XML, so x2 = x1 + width."""
+    """One VOC split. Box m belongs to image `image_row[m]`; boxes are as `compat.voc.box_xyxy` gives them, so x2 = x1 + width."""
 
     path: Path
     sha256: str
@@ -54,7 +49,8 @@ def annotation_path(ann_file: str | Path | None, data_root: str | Path | None, d
         raise ValueError("the metric must know its annotation file: pass ann_file, or give the dataset's metainfo the key 'ann_file'")
     path = data_path(chosen, data_root)
     if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist; check ann_file and data_root (or OVDENSE_DATA)")
+        looked = "" if Path(chosen).is_absolute() else f"; {str(chosen)!r} is relative to {describe_data_root(data_root)}"
+        raise FileNotFoundError(f"annotation file {path} does not exist; check ann_file and data_root (or OVDENSE_DATA){looked}")
     return path
 
 
@@ -90,28 +86,17 @@ def load_ground_truth(path: Path, *, federated: bool) -> GroundTruth:
     return GroundTruth(path=path, sha256=hashlib.sha256(raw).hexdigest()[:12], **lists)
 
 
-def _voc_ids(names: Sequence[str]) -> tuple[int, ...]:
-    """Return integers for VOC's image names: their digits ("2007_000027" -> 2007000027) if that is unique, else 1, 2, ..."""
-    digits = [n.replace("_", "") for n in names]
-    if all(d.isascii() and d.isdigit() and len(d) < 19 for d in digits) and len({int(d) for d in digits}) == len(names):
-        return tuple(int(d) for d in digits)
-    return tuple(range(1, len(names) + 1))
-
-
 def load_voc_truth(split_file: Path) -> VocTruth:
     """Return a split of VOC: `split_file` is .../ImageSets/Main/NAME.txt, the XML files are in .../Annotations."""
-    names = tuple(line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip())
-    if len(set(names)) < len(names):
-        raise ValueError(f"{split_file}: each image must be listed once, got {len(names)} lines for {len(set(names))} images")
+    names = split_names(split_file)
     folder = split_file.resolve().parents[2] / "Annotations"
     rows, boxes, classes, difficult = [], [], [], []
     for n, name in enumerate(names):
         path = folder / f"{name}.xml"
         try:
             for thing in ElementTree.parse(path).getroot().findall("object"):
-                x1, y1, x2, y2 = (float(thing.find("bndbox").findtext(f)) for f in ("xmin", "ymin", "xmax", "ymax"))
+                boxes.append(box_xyxy(*(float(thing.find("bndbox").findtext(f)) for f in ("xmin", "ymin", "xmax", "ymax"))))
                 rows.append(n)
-                boxes.append((x1 - 1, y1 - 1, x2, y2))
                 classes.append(thing.findtext("name").strip())
                 difficult.append((thing.findtext("difficult") or "0").strip() == "1")
         except FileNotFoundError:
@@ -122,7 +107,7 @@ def load_voc_truth(split_file: Path) -> VocTruth:
         path=split_file,
         sha256=fingerprint([split_file, *(folder / f"{n}.xml" for n in names)]),
         names=names,
-        image_ids=_voc_ids(names),
+        image_ids=image_ids(names),
         image_row=np.array(rows, dtype=np.int64),
         boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         class_names=tuple(classes),

@@ -10,25 +10,60 @@ from rich.table import Table
 
 from ovdense.structures import Results
 
+_MOST_COLUMNS = 10
+
 
 def result_table(metrics: Mapping[str, float], protocol: Mapping[str, object]) -> RenderableType:
-    """Return a rich renderable: numbers with one decimal ("-" for nan, without ground truth), up to six a row, then the protocol."""
+    """Return a rich renderable: numbers with one decimal ("-" for nan, without ground truth), then the protocol.
+
+    The numbers of a metric stand in one line, average recalls in a second. Where several are given by group
+    ("pair_accuracy", "pairs", "pair_accuracy_colour", "pairs_colour"), each group is a row.
+    """
     parts: list[RenderableType] = []
-    rows: dict[str, list[tuple[str, float]]] = {}
+    tables: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
-        group, _, name = key.rpartition("/")
-        rows.setdefault(group, []).append((name, value))
-    for group, named in rows.items():
-        for start in range(0, len(named), 6):
-            table = Table(title=group if start == 0 else None, title_justify="left")
-            for name, _ in named[start : start + 6]:
-                table.add_column(name.removeprefix("bbox_"), justify="right", no_wrap=True)
-            table.add_row(*(format_number(v) for _, v in named[start : start + 6]))
+        title, _, name = key.rpartition("/")
+        tables.setdefault(title, {})[name.removeprefix("bbox_")] = value
+    for title, named in tables.items():
+        groups = _groups(named)
+        if groups:
+            parts.append(_group_table(title, named, groups))
+            continue
+        recalls = [n for n in named if n.startswith("AR")]
+        others = [n for n in named if n not in recalls]
+        lines = [names[i : i + _MOST_COLUMNS] for names in (others, recalls) for i in range(0, len(names), _MOST_COLUMNS)]
+        for line in lines:
+            table = Table(title=title if line is lines[0] else None, title_justify="left")
+            for name in line:
+                table.add_column(name, justify="right", no_wrap=True)
+            table.add_row(*(format_number(named[name]) for name in line))
             parts.append(table)
     conditions = Table("protocol", "", show_header=False, box=None)
     for key, value in protocol.items():
         conditions.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
     return Group(*parts, conditions)
+
+
+def _groups(named: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return {group: {name: value}} of the names "name_group" whose group two names or more are given by."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in named.items():
+        base = max((b for b in named if key.startswith(f"{b}_")), key=len, default=None)
+        if base is not None:
+            found.setdefault(key.removeprefix(f"{base}_"), {})[base] = value
+    return {group: values for group, values in found.items() if len(values) > 1}
+
+
+def _group_table(title: str, named: Mapping[str, float], groups: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of one row a group, after one for all; what a group does not have is left empty."""
+    taken = {f"{name}_{group}" for group, values in groups.items() for name in values}
+    whole = {name: value for name, value in named.items() if name not in taken}
+    table = Table("group", title=title, title_justify="left")
+    for name in whole:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for group, values in {"all": whole, **groups}.items():
+        table.add_row(group, *(format_number(values[name]) if name in values else "" for name in whole), end_section=group == "all")
+    return table
 
 
 def format_number(value: float) -> str:
@@ -38,7 +73,7 @@ def format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
-def format_table(metrics: Mapping[str, float], protocol: Mapping[str, object], width: int = 120) -> str:
+def format_table(metrics: Mapping[str, float], protocol: Mapping[str, object], width: int = 100) -> str:
     """Return `result_table` as plain text of at most `width` columns."""
     console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:

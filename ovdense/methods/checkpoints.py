@@ -7,8 +7,9 @@ import pickle
 import re
 import uuid
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -36,15 +37,25 @@ def _statistic(owner: Any, name: str) -> Any:
 
 
 # what MMEngine's logs are made of: plain numbers
-_LOGGED = [(_statistic, "builtins.getattr"), (_statistic, "__builtin__.getattr"), HistoryBuffer, np.ndarray, np.dtype, _core.multiarray._reconstruct, _core.multiarray.scalar,
-           *(type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_))]  # fmt: skip
+_NUMBERS = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)
+_LOGGED = [
+    (_statistic, "builtins.getattr"),
+    (_statistic, "__builtin__.getattr"),
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    _core.multiarray._reconstruct,
+    _core.multiarray.scalar,
+    *(type(np.dtype(t)) for t in _NUMBERS),
+]
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Return the content of a checkpoint, as data: nothing in the file can run code.
 
-    `path`: the file; or a run's folder, or the `last_checkpoint` in it, which mean its newest one. FileNotFoundError for a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than
-    tensors, numbers, strings, containers and MMEngine's logs.
+    `path`: the file; or a run's folder, or the `last_checkpoint` in it, which mean its newest one. FileNotFoundError for
+    a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than tensors, numbers,
+    strings, containers and MMEngine's logs.
     """
     path = _resolved(Path(path).expanduser())
     if not path.is_file():
@@ -87,9 +98,24 @@ def model_state(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def require_fitting(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> int:
+    """Return how many tensors of `state` fit one of `model` by name and shape; ValueError if none does."""
+    own = model.state_dict()
+    fitting = sum(name in own and own[name].shape == tensor.shape for name, tensor in state.items())
+    if not fitting:
+        raise ValueError(
+            f"{origin} must hold weights of {type(model).__name__}, such as {next(iter(own), 'none')}, but no tensor fits; "
+            f"it has {', '.join(list(state)[:3])}; "
+            f"a published GLIP or DesCo-GLIP file is converted first: python tools/convert_weights.py {origin} OUT.pth"
+        )
+    return fitting
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint's weights into `model`; ValueError if one is missing or misshapen, what is left over is printed."""
-    load_checked(model, model_state(path), str(path))
+    state = model_state(path)
+    require_fitting(model, state, path)
+    load_checked(model, state, str(path))
 
 
 def newest_readable(folder: str | Path) -> Path | None:
@@ -109,19 +135,30 @@ def install_safe_loading() -> None:
     """Make MMEngine read local checkpoints with `read_checkpoint`; its own loader runs what is in a file that it does not know."""
 
     def load_from_local(filename: str, map_location: Any) -> dict[str, Any]:
-        return read_checkpoint(filename, map_location)
+        content = read_checkpoint(filename, map_location)
+        if "state_dict" not in content and isinstance(content.get("model"), dict):
+            content["state_dict"] = content.pop("model")  # MMEngine does not look there
+        return content
 
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
 
 
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write `content` to `path` as a checkpoint, whole or not at all."""
+    _replace(Path(path), lambda file: torch.save(dict(content), file))
+
+
 def replace_file(path: str | Path, content: bytes) -> None:
     """Write `content` to `path` so that at every moment the old or the new file is there, whole."""
-    path = Path(path)
+    _replace(Path(path), lambda file: file.write(content))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

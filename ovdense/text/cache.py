@@ -41,8 +41,8 @@ class EmbeddingCache:
     ) -> Tensor:
         """Return `encoder.embed(sentences, templates)` on the CPU in `dtype`, read from disk if the same was asked before.
 
-        A damaged file is removed with a warning and its rows are computed again; where the folder cannot be written, a
-        warning says so and the rows are returned all the same.
+        A damaged file is removed with a warning and its rows are computed again; where a file cannot be read or removed,
+        or the folder cannot be written, a warning says so and the rows are returned all the same.
         """
         key = self.key(encoder.fingerprint(), sentences, templates, dtype)
         path = self.folder / f"{key}.safetensors"
@@ -68,6 +68,9 @@ class EmbeddingCache:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read ({error}); its embeddings are computed, see to its permissions or set OVDENSE_CACHE", stacklevel=3)
+            return None
         try:
             tensors = load(content)
             rows, checksum = tensors["rows"], bytes(tensors["checksum"].tolist())
@@ -77,8 +80,12 @@ class EmbeddingCache:
             whole, problem = False, str(error)
         if whole:
             return rows
-        warnings.warn(f"{path} is damaged ({problem}); it is removed and its embeddings are computed again", stacklevel=3)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+            outcome = "it is removed"
+        except OSError as error:
+            outcome = f"it cannot be removed ({error})"
+        warnings.warn(f"{path} is damaged ({problem}); {outcome} and its embeddings are computed again", stacklevel=3)
         return None
 
     def _write(self, path: Path, key: str, rows: Tensor) -> None:
@@ -110,7 +117,7 @@ class EmbeddingCache:
             try:
                 if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                     left.unlink(missing_ok=True)
-            except FileNotFoundError:  # another process was faster
+            except OSError:  # another process was faster, or it is another user's
                 continue
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ovdense.structures import TokenizedText
-from ovdense.text.tokenizers import Overflow, Pad, Span, assemble, check_captions, overflow_error
+from ovdense.text.tokenizers import Overflow, Pad, Span, assemble, check_request, overflow_error
 
 
 class OpenClipTokenizer:
@@ -65,11 +65,7 @@ class OpenClipTokenizer:
         self, captions: Sequence[str], max_tokens: int = 77, pad: Pad = "longest", *, on_overflow: Overflow = "error"
     ) -> TokenizedText:
         """Return the captions as tokens, start and end of text included, padded with 0; see `Tokenizer.encode`."""
-        if on_overflow not in ("error", "truncate"):
-            raise ValueError(f"on_overflow must be 'error' or 'truncate', got {on_overflow!r}")
-        if max_tokens <= self.num_special:
-            raise ValueError(f"max_tokens must exceed the {self.num_special} special tokens, got {max_tokens}")
-        captions = check_captions(captions)
+        captions = check_request(captions, max_tokens, self.num_special, on_overflow)
         rows, row_spans = [], []
         for caption in captions:
             ids, spans = self._pieces(caption)

@@ -59,10 +59,18 @@ class TextEncoder(nn.Module):
 
         A frozen encoder works without gradients and without dropout.
         """
+        self._check_length(tokenized)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.hidden(tokenized.to(self.device))
 
     forward = encode
+
+    def _check_length(self, tokenized: TokenizedText) -> None:
+        length = tokenized.ids_BL.shape[1]
+        if length > self.max_tokens:
+            raise ValueError(
+                f"a text must have at most {self.max_tokens} tokens for this encoder, got {length}; encode with max_tokens={self.max_tokens}"
+            )
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:

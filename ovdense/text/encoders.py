@@ -26,12 +26,6 @@ class _TransformersEncoder(TextEncoder):
     model: nn.Module
 
     def hidden(self, tokenized: TokenizedText) -> Tensor:
-        length = tokenized.ids_BL.shape[1]
-        if length > self.max_tokens:
-            raise ValueError(
-                f"a text must have at most {self.max_tokens} tokens for this encoder, got "
-                f"{length}; encode with max_tokens={self.max_tokens}"
-            )
         # transformers 5 takes two-dimensional masks only
         return self.model(input_ids=tokenized.ids_BL, attention_mask=tokenized.valid_BL.long()).last_hidden_state
 
@@ -77,7 +71,7 @@ def _from_pretrained(model_class: type, source: str | Path) -> nn.Module:
             str(source), add_pooling_layer=False, local_files_only=local, output_loading_info=True
         )
     missing = sorted(report["missing_keys"])
-    left = sorted(key for key in report["unexpected_keys"] if not key.split(".")[0] in ("pooler", "cls", "lm_head"))
+    left = sorted(key for key in report["unexpected_keys"] if key.split(".")[0] not in ("pooler", "cls", "lm_head"))
     if left:
         warnings.warn(f"{len(left)} tensors of {source} have no place in {model_class.__name__} and are left out: {left[:5]}", stacklevel=3)
     if missing:
@@ -191,11 +185,6 @@ class OpenClipTextEncoder(TextEncoder):
 
     def hidden(self, tokenized: TokenizedText) -> Tensor:
         length = tokenized.ids_BL.shape[1]
-        if length > self.max_tokens:
-            raise ValueError(
-                f"a text must have at most {self.max_tokens} tokens for this encoder, got "
-                f"{length}; encode with max_tokens={self.max_tokens}"
-            )
         # the tower itself only takes captions padded to 77; causal attention allows to stop at the longest one
         dtype = self.text.transformer.get_cast_dtype()
         hidden_BLD = self.text.token_embedding(tokenized.ids_BL).to(dtype) + self.text.positional_embedding[:length].to(dtype)

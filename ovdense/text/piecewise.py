@@ -2,8 +2,11 @@
 
 In a caption of several classes the words of one say nothing about another. Read apart, the features of a piece do not
 depend on its neighbours, so a frozen encoder needs to read each piece only once, whatever captions it comes in.
+B captions, L tokens, D width.
 """
 import re
+from itertools import compress
+from typing import NamedTuple
 
 import torch
 from mmengine.registry import build_from_cfg
@@ -17,7 +20,11 @@ NO_PIECE = -1
 
 
 def split_pieces(caption: str) -> list[tuple[int, int]]:
-    """Return the character spans of a caption's pieces: parts that end in a full stop and a blank, and a leading "Detect:"."""
+    """Return the character spans of a caption's pieces: parts that end in a full stop and a blank, and a leading "Detect:".
+
+    That is how `prompts` writes them; it keeps such stops out of class names. In a description a full stop and a blank
+    end a piece too.
+    """
     spans, start = [], 0
     for border in [*_BORDER.finditer(caption), None]:
         end = border.start() if border else len(caption.rstrip())
@@ -45,44 +52,48 @@ def piece_of_token(tokenized: TokenizedText) -> Tensor:
 class PiecewiseTextEncoder(nn.Module):
     """Read each piece of a caption apart with `encoder` (BERT family), special tokens around it, and put the tokens together.
 
-    The caption's own special tokens get zeros. A frozen encoder remembers up to `max_pieces` pieces.
+    The caption's own special tokens get zeros. A frozen encoder remembers what it read last, up to `max_mib` MiB of features.
     """
 
-    def __init__(self, encoder: dict | nn.Module, *, max_pieces: int = 50_000) -> None:
+    def __init__(self, encoder: dict | nn.Module, *, max_mib: float = 512) -> None:
         super().__init__()
         self.encoder = encoder if isinstance(encoder, nn.Module) else build_from_cfg(encoder, MODELS)
         self.width, self.tokenizer = self.encoder.width, self.encoder.tokenizer
-        self._max_pieces, self._memory, self._version = max_pieces, {}, None
+        if max_mib < 0:
+            raise ValueError(f"max_mib must be at least 0, got {max_mib}")
+        self._max_bytes = max_mib * 2**20
+        self._memory: dict[str, _Read] = {}
+        self._version: tuple | None = None
 
     def fingerprint(self) -> str:
         """Return the encoder's fingerprint, marked: features of pieces are not those of whole captions."""
         return f"pieces-{self.encoder.fingerprint()}"
 
     def encode(self, tokenized: TokenizedText) -> Tensor:
-        """Return `hidden_BLD` for the tokens of whole captions."""
+        """Return `hidden_BLD` for the tokens of whole captions; ValueError when a piece read alone has other tokens than in its caption."""
         pieces = [[caption[slice(*span)] for span in split_pieces(caption)] for caption in tokenized.captions]
         features = self._features(sorted({p for row in pieces for p in row}))
         device = self.encoder.device
         # every piece's tokens in order, then each real token of the caption takes the next one
-        special = next(iter(features.values())).new_zeros(1, self.width) if features else torch.zeros(1, self.width, device=device)
+        special = next(iter(features.values())).hidden_LD.new_zeros(1, self.width) if features else torch.zeros(1, self.width, device=device)
         rows = []
         for b, row in enumerate(pieces):
-            tokens = torch.cat([features[p] for p in row]) if row else special[:0]
-            is_word = torch.tensor([s is not None for s in tokenized.char_spans[b]], device=device)
-            if int(is_word.sum()) > len(tokens):
-                raise ValueError(f"a caption's pieces must give its tokens, but {tokenized.captions[b][:60]!r} has {int(is_word.sum())} and its pieces {len(tokens)}")
+            tokens = torch.cat([features[p].hidden_LD for p in row]) if row else special[:0]
+            words = [s is not None for s in tokenized.char_spans[b]]
+            _require_same(tokenized.captions[b], list(compress(tokenized.ids_BL[b].tolist(), words)), [i for p in row for i in features[p].ids])
+            is_word = torch.tensor(words, device=device)
             place = torch.where(is_word, is_word.cumsum(0), torch.zeros_like(is_word, dtype=torch.long))
             rows.append(torch.cat([special, tokens])[place])
         return torch.stack(rows)
 
     forward = encode
 
-    def _features(self, pieces: list[str]) -> dict[str, Tensor]:
-        """Return each piece's token features (tokens, D), without its special tokens."""
+    def _features(self, pieces: list[str]) -> "dict[str, _Read]":
+        """Return what was read of each piece, on the encoder's device."""
         remember = self.encoder.frozen
         if remember:
-            version = self.encoder.fingerprint()
-            if version != self._version or len(self._memory) > self._max_pieces:
+            version = (self.encoder.fingerprint(), str(self.encoder.device))
+            if version != self._version:
                 self._memory, self._version = {}, version
         known = self._memory if remember else {}
         new = [p for p in pieces if p not in known]
@@ -90,9 +101,41 @@ class PiecewiseTextEncoder(nn.Module):
         groups = [[p] for p in new] if remember else [new] if new else []
         for group in groups:
             tokenized = self.tokenizer.encode(group)
-            with torch.autocast(self.encoder.device.type, enabled=not remember and torch.is_autocast_enabled(self.encoder.device.type)):
+            device_type = self.encoder.device.type
+            with torch.autocast(device_type, enabled=not remember and torch.is_autocast_enabled(device_type)):
                 hidden = self.encoder.encode(tokenized)
             for b, piece in enumerate(group):
-                is_word = torch.tensor([s is not None for s in tokenized.char_spans[b]], device=hidden.device)
-                known[piece] = hidden[b][is_word]
-        return {p: known[p] for p in pieces}
+                words = [s is not None for s in tokenized.char_spans[b]]
+                ids = tuple(compress(tokenized.ids_BL[b].tolist(), words))
+                known[piece] = _Read(ids, hidden[b][torch.tensor(words, device=hidden.device)])
+        read = {p: known[p] for p in pieces}
+        if remember and new:
+            self._forget()
+        return read
+
+    def _forget(self) -> None:
+        """Drop what was read first until the memory is small enough."""
+        used = sum(read.num_bytes for read in self._memory.values())
+        while used > self._max_bytes:
+            used -= self._memory.pop(next(iter(self._memory))).num_bytes
+
+
+class _Read(NamedTuple):
+    """A piece's tokens, without special ones: `ids`, and features `hidden_LD`."""
+
+    ids: tuple[int, ...]
+    hidden_LD: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.hidden_LD.numel() * self.hidden_LD.element_size()
+
+
+def _require_same(caption: str, ids: list[int], piece_ids: list[int]) -> None:
+    """Raise ValueError unless the caption's tokens are those of its pieces, up to where the caption was cut off."""
+    if ids != piece_ids[: len(ids)]:
+        n = next((n for n, (a, b) in enumerate(zip(ids, piece_ids)) if a != b), min(len(ids), len(piece_ids)))
+        raise ValueError(
+            f"a caption's pieces must have the caption's tokens, but in {caption[:60]!r} ({len(ids)} tokens, {len(piece_ids)} in pieces) token {n} "
+            "differs: this tokenizer cuts a word otherwise after a blank (byte-level BPE); use the encoder without PiecewiseTextEncoder"
+        )

@@ -3,6 +3,7 @@
 A piece is one class's part of a caption with the characters that stand for the class; chunks are captions that hold
 as many pieces as the token budget allows. Pure string work. T templates, D embedding width.
 """
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ Span = tuple[int, int]
 Prompt = Literal["names", "descriptions"]
 DESCRIPTION_PREFIX = "Detect: "
 SEPARATOR = ". "
+_INNER_STOP = re.compile(r"\.(?=\s)")
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
     "photo": ("a photo of {article} {}.",),
@@ -78,22 +80,29 @@ def split_description(description: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def _without_separator(text: str) -> str:
+    """Return a name in which nothing reads as the end of a piece: "St. Bernard" -> "St Bernard"."""
+    return _INNER_STOP.sub("", text).strip()
+
+
 def name_piece(entry: ClassEntry) -> DescriptionPiece:
-    """Return the piece "noun. " with the noun positive."""
-    return DescriptionPiece(entry.noun + SEPARATOR, (0, len(entry.noun)))
+    """Return the piece "noun. " with the noun positive; a full stop before a blank inside the noun is left out ("St Bernard")."""
+    noun = _without_separator(entry.noun)
+    return DescriptionPiece(noun + SEPARATOR, (0, len(noun)))
 
 
 def description_piece(entry: ClassEntry, description: str | None, keep_name: bool = True) -> DescriptionPiece:
     """Return the piece "noun, a kind of kind, part, part. ": noun (if kept) and kind positive, the description's parts not.
 
     The kind is left out when the entry has none. With neither a description nor a kind it is the bare name; with no name
-    kept and no kind the whole description stands for the class.
+    kept and no kind the whole description stands for the class. Noun and kind lose inner full stops as in `name_piece`;
+    the description is said as it is given.
     """
     parts = split_description(description) if description else []
-    kind = f"a kind of {entry.kind}" if entry.kind else None
+    kind = f"a kind of {_without_separator(entry.kind)}" if entry.kind else None
     if kind is None and not parts:
         return name_piece(entry)
-    return form_piece(entry.noun if keep_name else None, kind, parts)
+    return form_piece(_without_separator(entry.noun) if keep_name else None, kind, parts)
 
 
 def join_pieces(pieces: Sequence[DescriptionPiece], prefix: str = DESCRIPTION_PREFIX) -> tuple[str, list[list[Span]]]:

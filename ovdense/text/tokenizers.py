@@ -48,6 +48,15 @@ def check_captions(captions: Sequence[str]) -> tuple[str, ...]:
     return captions
 
 
+def check_request(captions: Sequence[str], max_tokens: int, num_special: int, on_overflow: Overflow) -> tuple[str, ...]:
+    """Return `captions` as a tuple; ValueError for arguments that `encode` cannot take."""
+    if on_overflow not in ("error", "truncate"):
+        raise ValueError(f"on_overflow must be 'error' or 'truncate', got {on_overflow!r}")
+    if max_tokens <= num_special:
+        raise ValueError(f"max_tokens must exceed the {num_special} special tokens, got {max_tokens}")
+    return check_captions(captions)
+
+
 def assemble(
     captions: tuple[str, ...],
     ids: list[list[int]],
@@ -142,11 +151,7 @@ class Tokenizer:
         A caption over `max_tokens` (special tokens counted) raises ValueError, or with on_overflow='truncate' loses
         its last tokens but keeps the closing special token.
         """
-        if on_overflow not in ("error", "truncate"):
-            raise ValueError(f"on_overflow must be 'error' or 'truncate', got {on_overflow!r}")
-        if max_tokens <= self.num_special:
-            raise ValueError(f"max_tokens must exceed the {self.num_special} special tokens, got {max_tokens}")
-        captions = check_captions(captions)
+        captions = check_request(captions, max_tokens, self.num_special, on_overflow)
         ids, spans = [], []
         for caption in captions:
             encoding = self._backend.encode(caption)

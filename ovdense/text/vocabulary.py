@@ -1,6 +1,18 @@
 """Vocabularies from what users have: lists of names, text files, JSON, COCO / LVIS / VOC annotation, or built in.
 
-Names that clash, are empty or unknown are errors that name them and the file. See `load_vocabulary` for the forms.
+Names that clash, are empty or unknown are errors that name them and the file. The JSON forms, which both
+`load_vocabulary` (for its classes) and `with_descriptions` (for what it says about classes that exist) read:
+
+- classes: a list, or an object with the list under "classes", of names or of objects {"name", "synonyms": [..],
+  "descriptions": [..] (or "def": ".."), "kind", "similar": [..], "frequency": "r|c|f", "background": bool}, all but the
+  name optional; an unknown key is an error;
+- categories: a COCO or LVIS annotation file, or the list of its categories (lvis_v1_categories.json), in the order of
+  their ids: "synonyms", "frequency", "kind", "similar" and "descriptions", or else LVIS's "def", are read where present;
+- desco: DesCo's list of {"object", "gpt3_output"}, the latter {"type", "description", "similar objects"} as a string;
+- only for `with_descriptions`: an object, class name -> a description, a list of them, or an object with any of
+  "descriptions", "kind", "similar".
+
+One of several descriptions may be a plain string; the parts of a description are separated by "; ".
 """
 import difflib
 import json
@@ -16,7 +28,7 @@ from ovdense.structures import ClassEntry, Vocabulary
 Form = Literal["text", "classes", "categories", "desco", "voc"]
 BUILTIN = ("coco", "lvis", "voc")
 _FOLDER = Path(__file__).parent / "vocabularies"
-_CLASS_KEYS = ("name", "synonyms", "descriptions", "kind", "similar", "frequency", "background")
+_CLASS_KEYS = ("name", "synonyms", "descriptions", "def", "kind", "similar", "frequency", "background")
 _DESCRIPTION_KEYS = ("descriptions", "kind", "similar")
 
 
@@ -36,11 +48,7 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
     - a Vocabulary (returned as it is) or a sequence of names;
     - "coco" (80), "voc" (20), "lvis" (1,203, with synonyms, definitions, frequencies): built in;
     - a .txt file, one name a line; blank lines and lines that start with # are left out (text);
-    - a .json list, or an object with the list under "classes", of names or of objects {"name", "synonyms": [..],
-      "descriptions": [..], "kind", "similar": [..], "frequency": "r|c|f", "background": bool}, all but the name optional (classes);
-    - a COCO or LVIS annotation file, or the list of its categories, in the order of their ids: LVIS's "def" becomes the
-      description; "kind", "similar", "descriptions" are read where present, the latter before "def" (categories);
-    - DesCo's list of {"object", "gpt3_output"} (desco);
+    - a .json file of classes, categories (COCO or LVIS annotation) or DesCo's descriptions: see the top of this module;
     - a Pascal VOC folder: the names in its Annotations, sorted (voc).
 
     FileNotFoundError when there is no such file; ValueError names the file and the entry that is wrong.
@@ -50,7 +58,7 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
     if isinstance(source, Vocabulary):
         return source
     if not isinstance(source, (str, Path)):
-        return _vocabulary([_entry({"name": name}, k, _Source("names")) for k, name in enumerate(source)], _Source("names"))
+        return _vocabulary([_entry({"name": name}, f"class {k}", _Source("names")) for k, name in enumerate(source)], _Source("names"))
     if form is None and str(source) in BUILTIN:
         return _builtin(str(source))
     path = Path(source).expanduser()
@@ -74,16 +82,19 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
 def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping[str, Any]) -> Vocabulary:
     """Return the vocabulary with descriptions attached by class name; classes that are not mentioned stay as they are.
 
-    `descriptions` is a mapping, or a JSON file of one, name -> a description, a list of them, or an object with any of
-    "descriptions", "kind", "similar"; or a JSON file in DesCo's form. Given fields replace those of the class. A name is a
-    class's name, or its noun where only one class has it. ValueError names unknown, doubled and empty entries, and the file.
+    `descriptions` is a mapping, or a JSON file, in one of the forms at the top of this module. Given fields replace those
+    of the class. A name is a class's name, or its noun where only one class has it. ValueError names unknown, doubled and
+    empty entries, and the file; only a list of categories, which is of a whole data set, may say more than is asked for.
     """
-    where, said = _read_descriptions(descriptions)
+    where, said, whole_set = _read_descriptions(descriptions)
     if not said:
         raise where.error("descriptions must name at least one class, got none")
     entries, taken = list(vocabulary), {}
     finder = _class_finder(vocabulary)
     unknown = [name for name, _ in said if finder(name) is None]
+    if whole_set and len(unknown) < len(said):
+        said = [(name, fields) for name, fields in said if finder(name) is not None]
+        unknown = []
     if unknown:
         near = difflib.get_close_matches(unknown[0], vocabulary.names, n=3)
         hint = f"; near {unknown[0]!r} there are {near}" if near else ""
@@ -97,8 +108,8 @@ def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping
     return Vocabulary(tuple(entries))
 
 
-def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_Source, list[tuple[str, dict[str, Any]]]]:
-    """Return where they come from, and each name with the ClassEntry fields that are given for it."""
+def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_Source, list[tuple[str, dict[str, Any]]], bool]:
+    """Return where they come from, each name with the ClassEntry fields given for it, and whether they are a data set's categories."""
     if isinstance(descriptions, Mapping):
         where, content = _Source("descriptions"), dict(descriptions)
     else:
@@ -107,28 +118,55 @@ def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_S
             raise FileNotFoundError(f"a file of descriptions must exist, got {str(path)!r}")
         where = _Source(str(path))
         content = _read_json(path, where)
-    if isinstance(content, list):
-        return where, [_desco_item(item, i, where) for i, item in enumerate(content)]
+    form = None
     if isinstance(content, dict):
-        return where, [(name, _description_fields(name, value, where)) for name, value in content.items()]
-    raise where.error(f"descriptions must be a mapping from class names or DesCo's list, got {type(content).__name__}")
+        form = next((key for key in ("categories", "classes") if isinstance(content.get(key), list) and _is_objects(content[key])), None)
+        if form is None:
+            return where, [(name, _description_fields(name, value, where)) for name, value in content.items()], False
+        content = content[form]
+    if not isinstance(content, list):
+        raise where.error(f"descriptions must be a mapping from class names or a list, got {type(content).__name__}")
+    if not _is_objects(content):
+        raise where.error("a list of descriptions must hold objects with 'name' and 'def' or 'descriptions', or DesCo's with 'object' and 'gpt3_output'")
+    form = form or _list_form(content)
+    if form == "desco":
+        return where, [_desco_item(item, i, where) for i, item in enumerate(content)], False
+    said = []
+    for i, item in enumerate(content):
+        fields = _category_fields(item) if form == "categories" else _class_fields(item, i, where)
+        name = _text(fields.get("name"), f"the name of entry {i}", where)
+        given = {key: fields[key] for key in _DESCRIPTION_KEYS if fields.get(key)}
+        if given:
+            said.append((name, _description_fields(name, given, where)))
+    return where, said, form == "categories"
+
+
+def _is_objects(content: list) -> bool:
+    return all(isinstance(item, dict) for item in content)
+
+
+def _list_form(content: list) -> Form:
+    """Return the form of a list of names or objects, by its first entry."""
+    first = content[0] if content and isinstance(content[0], dict) else {}
+    return "desco" if "object" in first else "categories" if "id" in first else "classes"
 
 
 def _class_finder(vocabulary: Vocabulary):
     """Return the function from a name to its class index, None when it is unknown or fits several."""
-    by_name = {_key(entry.name): k for k, entry in enumerate(vocabulary)}
+    by_name = {plain(entry.name): k for k, entry in enumerate(vocabulary)}
     by_noun: dict[str, list[int]] = {}
     for k, entry in enumerate(vocabulary):
-        by_noun.setdefault(_key(entry.noun), []).append(k)
+        by_noun.setdefault(plain(entry.noun), []).append(k)
 
     def find(name: str) -> int | None:
-        nouns = by_noun.get(_key(name), [])
-        return by_name.get(_key(name), nouns[0] if len(nouns) == 1 else None)
+        nouns = by_noun.get(plain(name), [])
+        return by_name.get(plain(name), nouns[0] if len(nouns) == 1 else None)
 
     return find
 
 
-def _key(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name as names are compared: blanks for underscores, no double blanks, no case."""
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
@@ -159,7 +197,7 @@ def _read_text(path: Path, where: _Source) -> list[ClassEntry]:
     except UnicodeDecodeError as error:
         raise where.error(f"the file must be text in UTF-8, but {error}") from None
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return [_entry({"name": name}, k, where) for k, name in enumerate(names)]
+    return [_entry({"name": name}, f"class {k}", where) for k, name in enumerate(names)]
 
 
 def _read_voc(path: Path, where: _Source) -> list[ClassEntry]:
@@ -194,16 +232,15 @@ def _read_json_form(content: Any, form: Form | None, where: _Source) -> Vocabula
     if not isinstance(content, list) or not content:
         got = "an empty list" if content == [] else type(content).__name__
         raise where.error(f"the classes must be a non-empty list, got {got}")
-    first = content[0] if isinstance(content[0], dict) else {}
-    form = form or ("desco" if "object" in first else "categories" if "id" in first else "classes")
+    form = form or _list_form(content)
     if form == "desco":
         items = [_desco_item(item, i, where) for i, item in enumerate(content)]
-        return _vocabulary([_entry({"name": name, **fields}, i, where) for i, (name, fields) in enumerate(items)], where)
+        return _vocabulary([_entry({"name": name, **fields}, f"class {i}", where) for i, (name, fields) in enumerate(items)], where)
     if form == "categories":
-        return _vocabulary([_entry(_category_fields(c, i, where), i, where) for i, c in enumerate(_by_id(content, where))], where)
+        return _vocabulary([_entry(_category_fields(c), f"class {i}", where) for i, c in enumerate(_by_id(content, where))], where)
     if form != "classes":
         raise where.error(f"form {form!r} does not read JSON lists; give 'classes', 'categories' or 'desco'")
-    return _vocabulary([_entry(_class_fields(c, i, where), i, where) for i, c in enumerate(content)], where)
+    return _vocabulary([_entry(_class_fields(c, i, where), f"class {i}", where) for i, c in enumerate(content)], where)
 
 
 def _by_id(categories: list, where: _Source) -> list[dict]:
@@ -221,11 +258,19 @@ def _by_id(categories: list, where: _Source) -> list[dict]:
     return sorted(categories, key=lambda category: category["id"])
 
 
-def _category_fields(category: dict, i: int, where: _Source) -> dict[str, Any]:
-    descriptions = category.get("descriptions") or ([category["def"]] if category.get("def") else [])
-    fields = {"name": category.get("name"), "descriptions": descriptions}
+def category_entry(category: dict, path: Path) -> ClassEntry:
+    """Return the class of one category of the COCO or LVIS file at `path`; ValueError names both."""
+    return _entry(_category_fields(category), f"category {category.get('id')!r}", _Source(str(path)))
+
+
+def _category_fields(category: dict) -> dict[str, Any]:
+    fields = {"name": category.get("name"), "descriptions": _said(category)}
     fields.update({key: category[key] for key in ("synonyms", "kind", "similar", "frequency") if category.get(key) is not None})
     return fields
+
+
+def _said(item: dict) -> Any:
+    return item.get("descriptions") or ([item["def"]] if item.get("def") else [])
 
 
 def _class_fields(item: Any, i: int, where: _Source) -> dict[str, Any]:
@@ -238,8 +283,9 @@ def _class_fields(item: Any, i: int, where: _Source) -> dict[str, Any]:
         near = difflib.get_close_matches(unknown[0], _CLASS_KEYS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise where.error(f"class {i} ({item.get('name')!r}) has unknown keys {unknown}, known are {list(_CLASS_KEYS)}{hint}")
-    fields = dict(item)
-    fields["is_background"] = fields.pop("background", False)
+    fields = {**item, "is_background": item.get("background", False)}
+    if "def" in item and not item.get("descriptions"):
+        fields["descriptions"] = item["def"]
     return fields
 
 
@@ -290,11 +336,11 @@ def _texts(value: Any, what: str, where: _Source, minimum: int = 0) -> tuple[str
     return tuple(dict.fromkeys(_text(v, what, where) for v in values))
 
 
-def _entry(fields: Mapping[str, Any], k: int, where: _Source) -> ClassEntry:
+def _entry(fields: Mapping[str, Any], what: str, where: _Source) -> ClassEntry:
     """Return the checked class of raw fields; synonyms are written as people say them, and never repeat the noun."""
     name = fields.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise where.error(f"class {k} must have a non-empty name, got {name!r}")
+        raise where.error(f"{what} must have a non-empty name, got {name!r}")
     made: dict[str, Any] = {"name": name.strip()}
     for key in ("synonyms", "descriptions", "similar"):
         made[key] = _texts(fields.get(key, ()), f"{key} of class {name!r}", where)
@@ -305,7 +351,7 @@ def _entry(fields: Mapping[str, Any], k: int, where: _Source) -> ClassEntry:
         raise where.error(f"background of class {name!r} must be true or false, got {background!r}")
     noun = ClassEntry(name=name).noun
     said = dict.fromkeys(ClassEntry(name=synonym).noun for synonym in made["synonyms"])
-    made["synonyms"] = tuple(synonym for synonym in said if _key(synonym) != _key(noun))
+    made["synonyms"] = tuple(synonym for synonym in said if plain(synonym) != plain(noun))
     try:
         return ClassEntry(**made, frequency=fields.get("frequency"), is_background=background)
     except ValueError as error:

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ovdense.data.detection import LvisDetection
 from ovdense.data.description_queries import DescriptionQueries, ImageClasses, QuerySpec, build_description_query, build_published_query, confusable_classes
+from ovdense.data.detection import LvisDetection
 from ovdense.data.transforms import LoadImage, PackDetection, RandomCrop, ResizeShortestEdge
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.phrases import phrase_map
@@ -144,6 +144,21 @@ def test_federated__known_absent_classes_come_first():
     assert all(hits) and hits
 
 
+@pytest.mark.parametrize("names_only", [True, False])
+def test_verified_only__no_other_class_is_a_negative(names_only):
+    options = dict(federated=True, verified_only=True, name_prob=1.0, names_only=names_only)
+    seen = set()
+    for seed in range(40):
+        caption, _, keep = query([0], seed=seed, absent={10, 11, 1}, **options)
+        seen |= {w for w in caption.replace(".", "").replace(",", "").split() if w.startswith("thing") or w in ("dog", "bow")}
+        assert query([0], seed=seed, **options)[0] == ("cat" if names_only else "Detect: cat, a kind of animal, furry, could meow. ")  # none known: none
+        caption, _, _ = query([], seed=seed, present={0, 1, 2, 3}, **options)
+        assert caption.count("thing") == 1  # a caption asks for something
+    assert seen == {"thing6", "thing7", "dog"}
+    with pytest.raises(ValueError, match="set federated=True"):
+        QuerySpec(verified_only=True)
+
+
 def test_empty__no_boxes_one_class():
     caption, spans, keep = query([], seed=0)
     assert spans == () and keep.shape == (0,) and caption.count(". ") >= 1
@@ -212,7 +227,12 @@ def test_published_quirks__golden_captions(golden_root):
         assert (labels[keep] + 1).tolist() == wanted["kept_labels"] and not draws.trace
 
 
-@pytest.mark.parametrize("options", [dict(), dict(prob_descriptions=0.0), dict(federated=True), dict(published_quirks=True, confusable=0.0)])
+OPTIONS = [
+    dict(), dict(prob_descriptions=0.0), dict(federated=True), dict(federated=True, verified_only=True), dict(published_quirks=True, confusable=0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_transform__on_real_photos(data_root, options):
     steps = [
         dict(type=LoadImage), dict(type=RandomCrop), dict(type=DescriptionQueries, **options), dict(type=ResizeShortestEdge, short_sides=(96,), max_size=192),

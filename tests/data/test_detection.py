@@ -180,6 +180,37 @@ def test_missing_annotations__says_where_from_and_what_runs(tmp_path, monkeypatc
     assert all(w in str(error.value) for w in words), str(error.value)
 
 
+def test_missing_annotations__says_which_root_was_looked_in(tmp_path, monkeypatch):
+    monkeypatch.delenv("OVDENSE_DATA", raising=False)
+    for n in range(7):
+        (tmp_path / f"folder{n}").mkdir()
+    with pytest.raises(FileNotFoundError) as error:
+        LvisDetection(ann_file="lvis_mini/ann.json", data_root=str(tmp_path))
+    held = "folder0/, folder1/, folder2/, folder3/, folder4/ and 2 more"
+    words = ["'lvis_mini/ann.json' is relative to", f"the data root {tmp_path} (data_root), which holds {held}"]
+    assert all(w in str(error.value) for w in words), str(error.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data \(the default: data_root and OVDENSE_DATA are not set\), which is no folder"):
+        LvisDetection(ann_file="ann.json")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("OVDENSE_DATA", "empty")
+    with pytest.raises(FileNotFoundError, match=r"empty \(OVDENSE_DATA\), which is empty"):
+        LvisDetection(ann_file="ann.json")
+    with pytest.raises(FileNotFoundError) as error:
+        LvisDetection(ann_file=str(tmp_path / "ann.json"))
+    assert "relative to" not in str(error.value)
+
+
+def test_missing_images__says_which_root_was_looked_in(small):
+    with pytest.raises(FileNotFoundError, match=r"'photos' is relative to the data root .*which holds ann.json, images/"):
+        make(small, image_prefix="photos")
+
+
+def test_description_file__definitions_of_categories(small):
+    (small / "categories.json").write_text(json.dumps([{"id": 7, "name": "cup", "def": "a vessel"}, {"id": 9, "name": "mug", "def": "a cup"}]))
+    assert make(small, description_file="categories.json").vocabulary[2].descriptions == ("a vessel",)
+
+
 def test_unreadable_image__is_named_at_read_time(small):
     data = make(small, transforms=LOAD)
     path = small / "images" / "1.png"

@@ -20,6 +20,10 @@ SIZES = [  # size_hw, short side, longest, wanted, why
     ((640, 480), 800, 1333, (1066, 800), "portrait"),
     ((200, 1000), 800, 1333, (267, 1335), "the longest side decides, as the published rounding has it"),
     ((50, 50), 224, 448, (224, 224), "square"),
+    ((1, 10000), 800, 1333, (1, 1333), "a strip keeps one pixel, and its longer side at the limit"),
+    ((10000, 1), 800, 1333, (1333, 1), "upright too"),
+    ((2, 1200), 800, 1333, (2, 1200), "short of the limit nothing is cut"),
+    ((2, 1500), 800, 1333, (2, 1333), "the rounding of few pixels would give 1500"),
 ]
 
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from metric_samples import evaluate, noisy_predictions, sample, truth_as_predictions, write_lvis
 from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement, InstanceData
 
@@ -14,6 +13,7 @@ from ovdense.evaluation import detection
 from ovdense.evaluation.average_precision import iou_xyxy, top_per_class
 from ovdense.evaluation.detection import CocoMetric, LvisMetric
 from ovdense.registry import METRICS
+from tests.evaluation.metric_samples import evaluate, noisy_predictions, sample, truth_as_predictions, write_lvis
 
 BOX, OTHER, FAR = (10, 10, 110, 110), (120, 10, 180, 60), (130, 130, 190, 190)
 CLASSES = [{"name": "rare thing", "frequency": "r"}, {"name": "cat", "frequency": "f"}, {"name": "dog", "frequency": "c"}]

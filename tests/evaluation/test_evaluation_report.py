@@ -16,8 +16,25 @@ def test_format_table__numbers_protocol_and_a_dash_for_nan():
     text = format_table(METRICS | {"description/pairs": 1200}, PROTOCOL)
     for part in ("lvis", "APr", "34.6", "100.0", " - ", "1,200", "classes per chunk", "5,000", "fixed AP", "0123456789ab"):
         assert part in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 100
     assert format_table({}, {}) == ""
+
+
+def test_format_table__lvis_in_two_lines_that_are_whole():
+    names = "AP AP50 AP75 APs APm APl APr APc APf AR ARs ARm ARl".split()
+    lines = format_table({f"lvis/bbox_{n}": 100.0 for n in names}, {}).splitlines()
+    headers = [line.replace("┃", "").split() for line in lines if line.startswith("┃")]
+    assert headers == [names[:9], names[9:]]
+    assert [line.count("100.0") for line in lines if line.startswith("│")] == [9, 4]
+
+
+def test_format_table__groups_are_rows():
+    named = {"pair_accuracy": 87.25, "pairs": 30, "ties": 3.0,
+             "pair_accuracy_left_right": math.nan, "pairs_left_right": 0, "pair_accuracy_size": 50.0, "pairs_size": 9}  # fmt: skip
+    lines = format_table({f"description/{k}": v for k, v in named.items()} | {"voc/mAP": 1.0, "voc/mAP_11point": 2.0}, {}).splitlines()
+    cells = [[c.strip() for c in line.strip("┃│").replace("┃", "│").split("│")] for line in lines if line[0] in "┃│"]
+    assert cells == [["group", "pair accuracy", "pairs", "ties"], ["all", "87.2", "30", "3.0"], ["left_right", "-", "0", ""], ["size", "50.0", "9", ""],
+                     ["mAP", "mAP_11point"], ["1.0", "2.0"]]  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "text"), [(math.nan, "-"), (0.0, "0.0"), (99.96, "100.0"), (1234, "1,234")])

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from metric_samples import evaluate, sample, write_lvis
 
 from ovdense.evaluation.descriptions import PairRankingMetric, assign_detections, difference, rank_pairs
+from tests.evaluation.metric_samples import evaluate, sample, write_lvis
 
 LEFT, RIGHT, FAR = (0, 0, 50, 50), (100, 0, 150, 50), (100, 100, 150, 150)
 RED, BLUE, BIG_BLUE, BALL = "ring_(red)", "ring_(blue)", "ring_(large_blue)", "ball_(red)"

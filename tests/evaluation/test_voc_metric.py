@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metric_samples import evaluate, sample
 
 from ovdense.evaluation.detection import VocMetric
 from ovdense.evaluation.ground_truth import load_voc_truth
 from ovdense.evaluation.voc import match_class, voc_ap
+from tests.evaluation.metric_samples import evaluate, sample
 
 SPLIT = "voc_mini/VOCdevkit/VOC2012/ImageSets/Main/val.txt"
 

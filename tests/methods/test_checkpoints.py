@@ -7,7 +7,17 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from ovdense.methods import checkpoints
-from ovdense.methods.checkpoints import AtomicBackend, AtomicCheckpointHook, load_weights, model_state, newest_readable, read_checkpoint, replace_file
+from ovdense.methods.checkpoints import (
+    AtomicBackend,
+    AtomicCheckpointHook,
+    load_weights,
+    model_state,
+    newest_readable,
+    read_checkpoint,
+    replace_file,
+    require_fitting,
+    write_checkpoint,
+)
 
 
 class _RunsCode:
@@ -77,6 +87,22 @@ def test_load_weights__names_what_is_missing(tmp_path):
     torch.save({"model": {"weight": torch.ones(1, 2)}}, tmp_path / "b.pth")
     with pytest.raises(ValueError, match="missing bias"):
         load_weights(model, tmp_path / "b.pth")
+
+
+def test_load_weights__refuses_a_file_of_which_nothing_fits(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    torch.save({"model": {"module.backbone.body.patch_embed.proj.weight": torch.ones(1)}}, tmp_path / "glip.pth")
+    with pytest.raises(ValueError, match=r"no tensor fits; it has backbone.*tools/convert_weights.py \S*glip.pth"):
+        load_weights(model, tmp_path / "glip.pth")
+    assert require_fitting(model, {"weight": torch.ones(1, 2), "bias": torch.ones(9), "other": torch.ones(1)}, "a.pth") == 1
+
+
+def test_safe_loading__finds_weights_under_model(tmp_path):
+    from mmengine.runner import CheckpointLoader
+
+    checkpoints.install_safe_loading()
+    write_checkpoint(tmp_path / "new" / "a.pth", {"model": {"w": torch.ones(1)}})
+    assert set(CheckpointLoader.load_checkpoint(str(tmp_path / "new" / "a.pth"))) == {"state_dict"}
 
 
 def test_replace_file__interrupted_leaves_the_old_one(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Banks of class embeddings, and the cache on disk: keys, damage, races."""
 import multiprocessing
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +101,37 @@ def test_cache__unwritable_folder_is_said(tmp_path):
     cache, encoder = EmbeddingCache(tmp_path / "file" / "folder"), CountingEncoder()
     with pytest.warns(UserWarning, match="could not be kept"):
         assert torch.equal(cache.embed(encoder, ["cat"]), encoder.embed(["cat"]))
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_cache__read_only_files_are_said(tmp_path, monkeypatch):
+    cache, encoder = EmbeddingCache(tmp_path), CountingEncoder()
+    good = cache.embed(encoder, ["cat"])
+    (path,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="cannot be read.*Permission denied.*OVDENSE_CACHE"):
+        patch.setattr("pathlib.Path.read_bytes", refuse)
+        assert torch.equal(cache.embed(encoder, ["cat"]), good)
+    path.write_bytes(b"damaged")
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="is damaged.*cannot be removed.*Permission denied"):
+        patch.setattr("pathlib.Path.unlink", refuse)
+        assert torch.equal(cache.embed(encoder, ["cat"]), good)
+    assert encoder.calls == 3
+
+
+def test_cache__leftovers_of_another_user_do_not_keep_from_writing(tmp_path, monkeypatch):
+    left = tmp_path / ".old.tmp"
+    left.write_text("")
+    os.utime(left, (0, 0))
+    cache, unlink = EmbeddingCache(tmp_path), Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: refuse() if path == left else unlink(path, **how))
+    cache.embed(CountingEncoder(), ["cat"])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1 and left.exists()
+    monkeypatch.undo()
+    cache.embed(CountingEncoder(), ["dog"])
+    assert not left.exists()
 
 
 def test_cache__default_folder(monkeypatch, tmp_path):

@@ -1,10 +1,13 @@
 """Pieces of a caption read apart: borders, alignment with the caption's tokens, independence, memory."""
 import pytest
 import torch
+from torch import nn
 
+from ovdense.structures import ClassEntry, TokenizedText, Vocabulary
 from ovdense.text.encoders import BertTextEncoder
 from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token, split_pieces
-from ovdense.text.tokenizers import embedded_tokenizer
+from ovdense.text.prompts import chunk_vocabulary
+from ovdense.text.tokenizers import Tokenizer, embedded_tokenizer
 
 CAT, DOG = "cat, a kind of animal, large.", "dog, a kind of animal, has 1.5 tails."
 
@@ -21,6 +24,14 @@ CAT, DOG = "cat, a kind of animal, large.", "dog, a kind of animal, has 1.5 tail
 )
 def test_split__at_full_stops_and_after_the_prefix(caption, want):
     assert [caption[a:b] for a, b in split_pieces(caption)] == want
+
+
+def test_split__one_piece_a_class_of_a_vocabulary():
+    vocabulary = Vocabulary((ClassEntry(name="st. bernard", kind="dog", descriptions=("large",)), ClassEntry(name="No. 5", descriptions=("a scent",))))
+    (names,) = chunk_vocabulary(vocabulary, embedded_tokenizer(), "names")
+    assert len(split_pieces(names.caption)) == 2
+    (described,) = chunk_vocabulary(vocabulary, embedded_tokenizer(), "descriptions")
+    assert len(split_pieces(described.caption)) == 3  # with the prefix
 
 
 def test_piece_of_token__counts_pieces_and_marks_special_tokens():
@@ -66,3 +77,74 @@ def test_encode__a_trained_encoder_remembers_nothing_and_gets_gradients():
     hidden = encoder.encode(tokenized)
     hidden.sum().backward()
     assert encoder.encoder.model.encoder.layer[0].output.dense.weight.grad is not None and not encoder._memory
+
+
+class IdsAsFeatures(nn.Module):
+    """A frozen encoder whose features (width 2, float32: 8 bytes a token) are the token's id, twice; it notes what it reads."""
+
+    width, frozen, device = 2, True, torch.device("cpu")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer, self.read = tokenizer, []
+
+    def fingerprint(self) -> str:
+        return "ids"
+
+    def encode(self, tokenized: TokenizedText) -> torch.Tensor:
+        self.read += tokenized.captions
+        return tokenized.ids_BL[..., None].expand(-1, -1, 2).float()
+
+
+def test_encode__memory_is_bounded_in_bytes_and_keeps_the_latest():
+    inner = IdsAsFeatures(embedded_tokenizer())
+    encoder = PiecewiseTextEncoder(inner, max_mib=32 / 2**20)  # "cat." has two tokens: two pieces fit
+    for caption in ("cat. dog. ", "cow. ", "dog. ", "cat. ", "cat. "):
+        tokenized = inner.tokenizer.encode([caption])
+        assert torch.equal(encoder.encode(tokenized)[0, 1:-1, 0], tokenized.ids_BL[0, 1:-1].float())
+    assert inner.read == ["cat.", "dog.", "cow.", "cat."]
+    none = PiecewiseTextEncoder(IdsAsFeatures(inner.tokenizer), max_mib=0)
+    for _ in range(2):
+        none.encode(inner.tokenizer.encode(["cat. cow. "]))
+    assert none.encoder.read == ["cat.", "cow."] * 2
+    with pytest.raises(ValueError, match="max_mib must be at least 0"):
+        PiecewiseTextEncoder(inner, max_mib=-1)
+
+
+def test_encode__another_device_reads_again():
+    inner = IdsAsFeatures(embedded_tokenizer())
+    encoder = PiecewiseTextEncoder(inner)
+    for device in ("cpu", "cpu", "cpu:0"):  # the same memory under another name
+        inner.device = torch.device(device)
+        encoder.encode(inner.tokenizer.encode(["cat. "]))
+    assert inner.read == ["cat.", "cat."]
+
+
+def byte_level_tokenizer(*words: str) -> Tokenizer:
+    """Return a byte-level BPE tokenizer (GPT-2, RoBERTa) of single bytes and `words`, in which a blank belongs to the word after it."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    letters = sorted({c for word in words for c in word})
+    merged = [word[:n] for word in words for n in range(2, len(word) + 1)]
+    vocab = {token: n for n, token in enumerate(dict.fromkeys(["<pad>", *letters, *merged]))}
+    merges = list(dict.fromkeys((word[:n], word[n]) for word in words for n in range(1, len(word))))
+    backend = Backend(models.BPE(vocab, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return Tokenizer(backend.to_str())
+
+
+@pytest.mark.parametrize("words", [("cat", "dog", "\u0120dog", "."), ("cat", "dog", ".", "\u0120")])
+def test_encode__a_tokenizer_that_cuts_pieces_otherwise_is_an_error(words):
+    tokenizer = byte_level_tokenizer(*words)  # " dog" is one token or two, "dog" is another one
+    encoder = PiecewiseTextEncoder(IdsAsFeatures(tokenizer))
+    assert encoder.encode(tokenizer.encode(["cat."]))[0, :, 0].tolist() == tokenizer.encode(["cat."]).ids_BL[0].tolist()
+    with pytest.raises(ValueError, match=r"must have the caption's tokens, but in 'cat. dog' .* token 2 differs.*byte-level"):
+        encoder.encode(tokenizer.encode(["cat. dog"]))
+
+
+def test_encode__a_caption_that_was_cut_off_is_read_as_far_as_it_goes():
+    tokenizer = embedded_tokenizer()
+    encoder = PiecewiseTextEncoder(IdsAsFeatures(tokenizer))
+    cut = tokenizer.encode(["cat. dog. cow"], max_tokens=5, on_overflow="truncate")
+    assert torch.equal(encoder.encode(cut)[0, 1:-1, 0], cut.ids_BL[0, 1:-1].float())

@@ -125,6 +125,7 @@ PIECES = [  # entry, description, keep_name, text, positive text
     (ClassEntry(name="cat"), "furry", False, "furry. ", "furry"),  # nothing else stands for the class
     (ClassEntry(name="cat"), None, True, "cat. ", "cat"),  # bare name
     (ClassEntry(name="cat"), None, False, "cat. ", "cat"),  # a caption must say something
+    (ClassEntry(name="St. Bernard", kind="dog no. 1"), "big", True, "St Bernard, a kind of dog no 1, big. ", "St Bernard, a kind of dog no 1, "),
 ]
 
 
@@ -147,6 +148,20 @@ def test_piece__span_outside_raises():
 
 def test_name_piece__qualifier_is_cut():
     assert name_piece(ClassEntry(name="bow_(weapon)")) == DescriptionPiece("bow. ", (0, 3))
+
+
+NAMES = [  # name, what is said of it
+    ("st. bernard", "st bernard"),  # ". " ends a piece
+    ("No._5 perfume", "No 5 perfume"),
+    ("1.5 litre bottle", "1.5 litre bottle"),
+    ("U.S. flag", "U.S flag"),
+    ("jr.", "jr."),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), NAMES)
+def test_name_piece__ends_only_at_its_end(name, said):
+    assert name_piece(ClassEntry(name=name)) == DescriptionPiece(said + ". ", (0, len(said)))
 
 
 def test_chunk_vocabulary__equal_nouns_share_a_span(tokenizer):

@@ -148,6 +148,54 @@ def test_with_descriptions__mapping():
     assert told[2].descriptions == ("bent", "long") and told[3] == vocabulary[3]
 
 
+def test_with_descriptions__definitions_of_lvis(data_root):
+    path = data_root / "lvis_v1_categories.json"
+    told = with_descriptions(Vocabulary.of(["zebra", "aerosol_can"]), path)  # the file says more than is asked for
+    assert told[1].descriptions == ("a dispenser that holds a substance under pressure",) and "striped" in told[0].descriptions[0]
+    annotation = data_root / "lvis_mini/annotations/lvis_v1_val.json"
+    assert with_descriptions(Vocabulary.of(["zebra", "aerosol_can"]), annotation) == told
+    with pytest.raises(ValueError, match="1203 names are not in the vocabulary"):
+        with_descriptions(Vocabulary.of(["unicorn"]), path)
+
+
+LISTS = [  # a list of objects, what the cat is told
+    ([{"name": "cat", "def": "furry"}], dict(descriptions=("furry",))),
+    ([{"name": "cat", "descriptions": ["furry", "meows"], "def": "a pet", "kind": "animal"}], dict(descriptions=("furry", "meows"), kind="animal")),
+    ([{"name": "cat", "similar": ["lynx"], "synonyms": ["kitty"]}, {"name": "dog"}], dict(similar=("lynx",))),  # only what is said about it
+    ([{"id": 1, "name": "cat", "def": "furry", "image_count": 3}, {"id": 2, "name": "gnu", "def": "wild"}], dict(descriptions=("furry",))),
+]
+
+
+@pytest.mark.parametrize(("content", "fields"), LISTS)
+def test_with_descriptions__lists(tmp_path, content, fields):
+    vocabulary = Vocabulary.of(["cat", "dog"])
+    for wrapped in (content, {"categories" if "id" in content[0] else "classes": content}):
+        told = with_descriptions(vocabulary, write(tmp_path / "said.json", wrapped))
+        assert told == Vocabulary((ClassEntry(name="cat", **fields), ClassEntry(name="dog")))
+
+
+def test_load_vocabulary__def_is_a_description(tmp_path):
+    assert load_vocabulary(write(tmp_path / "a.json", [{"name": "cat", "def": "furry"}]))[0].descriptions == ("furry",)
+
+
+WRONG_LISTS = [
+    (["cat"], "must hold objects with 'name' and 'def'"),
+    ([{"name": "cat", "def": "furry"}, {"name": "gnu", "def": "wild"}], "1 names are not in the vocabulary of 1 classes: ['gnu']"),
+    ([{"name": "cat", "description": "furry"}], "unknown keys ['description']"),
+    ([{"name": "cat"}], "at least one class"),
+    ([{"def": "furry"}], "the name of entry 0 must be a non-empty string"),
+    ([{"object": "cat"}], "entry 0 must have the strings 'object' and 'gpt3_output'"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_LISTS)
+def test_with_descriptions__wrong_lists(tmp_path, content, message):
+    path = write(tmp_path / "said.json", content)
+    with pytest.raises(ValueError) as caught:
+        with_descriptions(Vocabulary.of(["cat"]), path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
 WRONG_DESCRIPTIONS = [
     ({"dogg": "x", "zebra": "y"}, "2 names are not in the vocabulary of 4 classes: ['dogg', 'zebra']; near 'dogg' there are ['dog'"),
     ({"bow": "x"}, "1 names are not in the vocabulary"),  # fits two classes

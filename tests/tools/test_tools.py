@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
+from ovdense.api import load_image, load_model
+from ovdense.runs import clean_errors, clean_run_errors, use_seed
+from ovdense.structures import DetectionTarget
 from tests.tiny_run import ROOT, load_script, shapes, write_config
 
 EVERY_ITERATION = ["--cfg-options", "default_hooks.logger.interval=1", "default_hooks.checkpoint.interval=2"]
@@ -83,6 +87,120 @@ def test_train__amp_scaled_rate_seed_and_a_bar(run, tmp_path, capsys):
     assert losses(tmp_path)[1] != losses(run["work"])[1]
 
 
+def test_train__resume_without_a_checkpoint_starts_from_load_from(run, tmp_path, capsys):
+    config = write_config(run["folder"], "fresh")
+    arguments = [str(config), "--work-dir", str(tmp_path), "--data-root", str(run["data"]), "--resume", *EVERY_ITERATION, "train_cfg.val_interval=100"]
+    assert load_script("tools/train.py").main([*arguments, f"load_from={run['checkpoint']}", "optim_wrapper.optimizer.lr=0."]) == 0
+    assert "no checkpoint in" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["iter_2.pth"]
+    before, after = (torch.load(p, weights_only=False)["state_dict"]["head.box.weight"] for p in (run["checkpoint"], tmp_path / "iter_2.pth"))
+    assert torch.equal(before, after)
+
+
+def test_train__a_seed_reaches_all_and_a_resumed_run_keeps_it(run, tmp_path, capsys):
+    tail = ["--data-root", str(run["data"]), *EVERY_ITERATION, "train_cfg.val_interval=100", "train_cfg.max_iters=4"]
+    by_flag, by_option = tmp_path / "flag", tmp_path / "option"
+    main = load_script("tools/train.py").main
+    assert main([str(write_config(run["folder"], "flag")), "--work-dir", str(by_flag), "--seed", "3", *tail]) == 0
+    assert main([str(write_config(run["folder"], "option")), "--work-dir", str(by_option), *tail, "randomness.seed=3"]) == 0
+    assert losses(by_flag) == losses(by_option)
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copy(by_flag / "iter_2.pth", resumed)
+    config = str(write_config(run["folder"], "goes_on"))
+    assert "trained with seed 3" in fails(capsys, "tools/train.py", [config, "--work-dir", str(resumed), "--resume", "--seed", "4", *tail])
+    assert main([config, "--work-dir", str(resumed), "--resume", *tail]) == 0
+    assert losses(resumed) == {step: loss for step, loss in losses(by_flag).items() if step > 2}
+
+
+def test_use_seed__leaves_what_the_command_line_sets():
+    def cfg():
+        types = {"sampler": "ovdense.data.samplers.ResumableInfiniteSampler", "dataset": "LvisDetection"}
+        return Config({"train_dataloader": {part: {"type": kind, "seed": 7} for part, kind in types.items()}, "randomness": {"seed": 3}})
+
+    def seeds(used):
+        return [used.train_dataloader[part]["seed"] for part in ("sampler", "dataset")]
+
+    for seed, kept, expected in ((None, (), [3, 3]), (5, (), [5, 5]), (None, ("train_dataloader.sampler.seed",), [7, 3])):
+        used = cfg()
+        use_seed(used, seed, kept)
+        assert seeds(used) == expected
+    used = cfg()
+    used.randomness.seed = None
+    use_seed(used)
+    assert set(seeds(used)) == {used.randomness["seed"]}
+    for wrong in (-1, 2**31, 1.5):
+        with pytest.raises(ValueError, match="a seed must be"):
+            use_seed(cfg(), wrong)
+
+
+def test_dumped_config__trains_and_tests_with_all_flags(run, tmp_path):
+    for name in ("dumped_train", "dumped_test"):
+        shutil.copy(run["work"] / "base.py", tmp_path / f"{name}.py")
+    arguments = ["--work-dir", str(tmp_path / "w"), "--data-root", str(run["data"])]
+    tail = ["--cfg-options", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
+    flags = ["--amp", "--auto-scale-lr", "--seed", "3", "--resume"]
+    assert load_script("tools/train.py").main([str(tmp_path / "dumped_train.py"), *arguments, *flags, *tail]) == 0
+    assert torch.load(tmp_path / "w" / "iter_2.pth", weights_only=False)["meta"]["seed"] == 3
+    out = ["--out", str(tmp_path / "found.json"), "--show-dir", str(tmp_path / "overlays"), "--prompt", "names"]
+    assert load_script("tools/test.py").main([str(tmp_path / "dumped_test.py"), str(tmp_path / "w"), *arguments, *out]) == 0
+    assert (tmp_path / "found.metrics.json").read_bytes() == (tmp_path / "w" / "test_metrics.json").read_bytes()
+    log = max((tmp_path / "w").glob("*/*.log"), key=lambda p: p.stat().st_mtime_ns).read_text()
+    assert log.count("ann sha256") == 1  # one ReportHook, not two
+
+
+def broken(data: Path, folder: Path, split: str) -> Path:
+    """Return a copy of the data whose images of `split` are cut short."""
+    shutil.copytree(data, folder)
+    for image in (folder / "images" / split).glob("*.png"):
+        image.write_bytes(image.read_bytes()[:300])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_train__a_broken_image_is_one_line(run, tmp_path, capsys, workers):
+    data, config = broken(run["data"], tmp_path / "data", "train"), write_config(run["folder"], f"broken{workers}")
+    arguments = [str(config), "--work-dir", str(tmp_path / "w"), "--data-root", str(data), "--cfg-options", f"train_dataloader.num_workers={workers}"]
+    error = fails(capsys, "tools/train.py", arguments)
+    assert ".png: must be a whole image file" in error and "Caught" not in error
+
+
+def test_test__a_broken_image_is_one_line(run, tmp_path, capsys):
+    data, config = broken(run["data"], tmp_path / "data", "val"), write_config(run["folder"], "broken_test")
+    arguments = [str(config), str(run["checkpoint"]), "--work-dir", str(tmp_path / "w"), "--data-root", str(data)]
+    assert "must be a whole image file" in fails(capsys, "tools/test.py", arguments)
+
+
+def test_clean_errors__names_terse_errors_and_shows_the_trace_on_demand(capsys, monkeypatch):
+    def said(error, trace=""):
+        monkeypatch.setenv("OVDENSE_TRACEBACK", trace)
+        with pytest.raises(SystemExit) as exit_info, clean_errors():
+            raise error
+        assert exit_info.value.code == 2
+        return capsys.readouterr().err
+
+    assert said(KeyError("head")) == "error: KeyError: head (OVDENSE_TRACEBACK=1 shows where)\n"
+    assert said(TypeError("bad")) == "error: TypeError: bad (OVDENSE_TRACEBACK=1 shows where)\n"
+    assert said(ValueError("must be 1")) == "error: must be 1\n"
+    assert said(ValueError("must be 1"), "1").startswith("Traceback")
+
+
+def test_clean_run_errors__bugs_keep_their_trace():
+    with pytest.raises(ValueError, match="not ours"), clean_run_errors():
+        raise ValueError("not ours")
+    with pytest.raises(KeyError), clean_run_errors():
+        raise KeyError("bug")
+    with pytest.raises(ValueError, match="invalid literal"), clean_run_errors():
+        load_image(_Unfit())  # fails inside the package, but not by one of its `raise`
+    with pytest.raises(SystemExit), clean_run_errors():
+        load_image(np.zeros(3))
+
+
+class _Unfit:
+    def __fspath__(self):
+        return int("x")
+
+
 def test_test__writes_predictions_overlays_and_protocol(run, tmp_path):
     config = write_config(run["folder"], "tested")
     arguments = [str(config), str(run["work"] / "last_checkpoint"), "--work-dir", str(tmp_path / "w"), "--data-root", str(run["data"])]
@@ -112,7 +230,7 @@ def test_train__two_gloo_processes(run, tmp_path):
     assert set(losses(tmp_path)) == {1, 2}
 
 
-@pytest.mark.parametrize("script", ["tools/train.py", "tools/test.py", "tools/print_config.py", "demo/image_demo.py"])
+@pytest.mark.parametrize("script", [*(f"tools/{n}.py" for n in ("train", "test", "print_config", "benchmark", "convert_weights")), "demo/image_demo.py"])
 def test_help__names_every_flag(script, capsys):
     with pytest.raises(SystemExit) as exit_info:
         load_script(script).parse_args(["--help"])
@@ -131,6 +249,7 @@ def test_help__names_every_flag(script, capsys):
         (["--resume", "/nonexistent/iter_1.pth"], "must be an existing file"),
         (["--resume", str(Path(__file__))], "is not a whole checkpoint"),
         (["--launcher", "pytorch"], "torchrun"),
+        (["--seed", "-1"], "a seed must be an integer"),
     ],
 )
 def test_train__bad_input_is_one_line(run, tmp_path, capsys, extra, said, monkeypatch):
@@ -157,6 +276,67 @@ def test_test__refuses_pickles_and_incomplete_weights(run, tmp_path, capsys):
     assert "head.level_scale" in fails(capsys, "tools/test.py", arguments)
 
 
+def test_train__refuses_weights_of_which_nothing_fits(run, tmp_path, capsys):
+    torch.save({"model": {"module.backbone.body.patch_embed.proj.weight": torch.ones(1)}}, tmp_path / "glip.pth")
+    arguments = [str(write_config(run["folder"], "glip")), "--work-dir", str(tmp_path / "w"), "--data-root", str(run["data"]), "--cfg-options"]
+    assert "tools/convert_weights.py" in fails(capsys, "tools/train.py", [*arguments, f"load_from={tmp_path / 'glip.pth'}"])
+
+
+@pytest.fixture(scope="module")
+def published(golden_root, tmp_path_factory):
+    """A file with the published names and shapes: zeros that take no room, but for the first convolution."""
+    spec = json.loads((golden_root / "desco" / "fullsize_spec" / "spec.json").read_text())
+    state = {f"module.{name}": torch.zeros((), dtype=torch.float16).expand(entry["shape"]) for name, entry in spec.items()}
+    first = "module.backbone.body.patch_embed.proj.weight"
+    state[first] = torch.arange(96 * 3 * 16).reshape(96, 3, 4, 4).half()
+    path = tmp_path_factory.mktemp("published") / "glip.pth"
+    torch.save({"model": state, "optimizer": {"state": {}}, "iteration": 9}, path)
+    return {"path": path, "first": state[first], "count": sum(t.numel() for t in state.values())}
+
+
+@pytest.mark.slow
+def test_convert_weights__writes_a_checkpoint_of_the_full_size_model(published, tmp_path, capsys):
+    out = tmp_path / "new" / "ours.pth"
+    assert load_script("tools/convert_weights.py").main([str(published["path"]), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "backbone" in printed and "text_encoder" in printed and f"{published['count']:,} numbers" in printed
+    converted = torch.load(out, weights_only=True)["state_dict"]
+    assert torch.equal(converted["backbone.patch_embed.proj.weight"], published["first"].flip(1))
+    assert [p.name for p in out.parent.iterdir()] == ["ours.pth"]
+
+
+def test_convert_weights__keeps_bgr_and_says_what_does_not_fit(run, published, tmp_path, capsys):
+    module = load_script("tools/convert_weights.py")
+    state = torch.load(published["path"], weights_only=True)["model"]
+    kept = module._converted({k.removeprefix("module."): v for k, v in state.items()}, Path("x.pth"), bgr_to_rgb=False)
+    assert torch.equal(kept["backbone.patch_embed.proj.weight"], published["first"])
+    out = ["--config", str(run["config"])]
+    error = fails(capsys, "tools/convert_weights.py", [str(published["path"]), str(tmp_path / "a.pth"), *out])
+    assert "does not fit the model of" in error and "missing" in error and "unknown" in error
+    assert "not those of GLIP" in fails(capsys, "tools/convert_weights.py", [str(run["checkpoint"]), str(tmp_path / "a.pth"), *out])
+    torch.save({"backbone.body.norm.weight": torch.ones(1)}, tmp_path / "part.pth")
+    assert "no fpn and no language and no head" in fails(capsys, "tools/convert_weights.py", [str(tmp_path / "part.pth"), str(tmp_path / "a.pth")])
+    assert "another file" in fails(capsys, "tools/convert_weights.py", [str(published["path"]), str(published["path"])])
+    assert not (tmp_path / "a.pth").exists()
+
+
+def test_benchmark__growth_and_training_steps_on_the_tiny_model(run, tmp_path, monkeypatch):
+    module = load_script("tools/benchmark.py")
+    model = load_model(run["config"], device="cpu")
+    image, no_boxes = torch.zeros(3, 64, 64, dtype=torch.uint8), {"boxes_xyxy": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    target = DetectionTarget(image_id=0, file_name="", size_hw=(64, 64), original_size_hw=(64, 64), **no_boxes)
+    batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
+    rows = module.growth(model, batch, [3, 9], repeats=1)
+    assert [(r["classes"], r["chunks"]) for r in rows] == [(3, 1), (9, 2)] and all(r["peak_mib"] > 50 for r in rows)
+    assert "during the step" in module.PeakMemory.note()
+    monkeypatch.setattr(module.PeakMemory, "STATM", tmp_path / "nothing")  # as on a system without /proc
+    steps = module.training_steps(model, (64, 64), batch=2, steps=3)
+    assert steps[-1]["loss"] < steps[0]["loss"] and steps[0]["peak_gib"] > 0.05
+    assert "so far" in module.PeakMemory.note()
+    with pytest.raises(ValueError, match="--sizes"):
+        module.vocabulary_of(10**6)
+
+
 def test_print_config__shows_bases_and_options(run, capsys):
     assert load_script("tools/print_config.py").main([str(run["config"]), "--cfg-options", "train_cfg.max_iters=77"]) == 0
     output = capsys.readouterr().out
@@ -169,16 +349,32 @@ def test_demo__folder_with_an_unreadable_image(run, tmp_path, capsys):
     for n, side in enumerate((70, 120)):
         Image.fromarray(np.full((side, 100, 3), 90 * n, dtype=np.uint8)).save(photos / f"{n}.png")
     (photos / "2.jpg").write_bytes(b"not an image")
+    (photos / "3.jpg").symlink_to(photos / "gone.jpg")
+    (photos / "4.jpg").mkdir()
     arguments = [str(photos), "--texts", "cat. a red chair left of the table", "--config", str(run["config"]), "--weights", str(run["checkpoint"])]
     assert load_script("demo/image_demo.py").main([*arguments, "--score-thr", "0", "--out", str(out), "--device", "cpu"]) == 1
     captured = capsys.readouterr()
-    assert "2.jpg" in captured.err and "2 of 3 images" in captured.out
+    assert "2.jpg" in captured.err and "3.jpg" in captured.err and "4.jpg" not in captured.err and "2 of 4 images" in captured.out
+    assert "note:" not in captured.out
     assert {p.name for p in out.iterdir()} == {"0.jpg", "1.jpg", "contact_sheet.jpg", "predictions.json"}
     content = json.loads((out / "predictions.json").read_text())
     assert [i["height"] for i in content["images"]] == [70, 120]
     assert {a["image_id"] for a in content["annotations"]} == {1, 2}
     assert {a["category_name"] for a in content["annotations"]} <= {"cat", "a red chair left of the table"}
     assert len({a["id"] for a in content["annotations"]}) == len(content["annotations"])
+
+
+def test_demo__says_that_the_default_model_has_seen_no_photo(tmp_path, capsys, monkeypatch):
+    module = load_script("demo/image_demo.py")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(module, "_newest_weights", lambda _: str(tmp_path / "gone.pth"))
+    with pytest.raises(SystemExit):
+        module.main([str(tmp_path / "photo.png"), "--texts", "cat"])
+    assert "drawn shapes" in (note := capsys.readouterr().out) and "configs/desco_coco_photos.py" in note and note.count("\n") == 1
+    monkeypatch.setenv("OVDENSE_CACHE", str(tmp_path))  # an embedded scene
+    with pytest.raises(SystemExit):
+        module.main([str(tmp_path / "photo.png"), "--texts", "cat"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

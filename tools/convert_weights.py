@@ -1,0 +1,72 @@
+"""Published GLIP or DesCo-GLIP weights -> a checkpoint of ours: python tools/convert_weights.py desco_glip_tiny.pth desco_glip_tiny_ours.pth"""
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ovdense.runs import clean_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Convert a published GLIP or DesCo-GLIP checkpoint to our names, check that it fits the config's model exactly, and write it. "
+        "Nothing in the file can run code.",
+        epilog="Then: python tools/test.py configs/desco_lvis.py DST, or tools/train.py with --cfg-options load_from=DST",
+    )
+    parser.add_argument("src", help="published file")
+    parser.add_argument("dst", help="checkpoint to write, such as desco_glip_tiny_ours.pth")
+    parser.add_argument("--config", default=str(ROOT / "configs" / "desco_lvis.py"), help="config whose model it must fit (default: configs/desco_lvis.py)")
+    parser.add_argument("--keep-bgr", action="store_true",
+                        help="leave the first convolution as published, for BGR images (default: turn its input channels round; ours are RGB)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    with clean_errors():
+        from ovdense.api import load_config
+        from ovdense.methods.checkpoints import model_state, write_checkpoint
+        from ovdense.registry import MODELS
+
+        src, dst = Path(args.src).expanduser(), Path(args.dst).expanduser()
+        if dst.is_dir() or dst.exists() and src.exists() and dst.samefile(src):
+            raise ValueError(f"DST must be another file than SRC, and no folder, got {dst}")
+        cfg = load_config(args.config)
+        published = model_state(src)
+        ours = _converted(published, src, bgr_to_rgb=not args.keep_bgr)
+        _require_same({n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}, {n: t.shape for n, t in ours.items()}, src, args.config)
+        write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr else "RGB"}})
+    for part in dict.fromkeys(name.partition(".")[0] for name in ours):
+        tensors = [t for name, t in ours.items() if name.partition(".")[0] == part]
+        print(f"{part:13} {len(tensors):4} tensors {sum(t.numel() for t in tensors):12,} numbers")
+    print(f"{'all':13} {len(ours):4} tensors {sum(t.numel() for t in ours.values()):12,} numbers, of {len(published)} tensors in {src}; written to {dst}")
+    return 0
+
+
+def _converted(published: Mapping, src: Path, *, bgr_to_rgb: bool) -> dict:
+    """Return the tensors under our names; ValueError where the file is of another model."""
+    from ovdense.methods.desco.convert import convert_published, split_published
+
+    try:
+        lacking = [part for part, tensors in split_published(published).items() if not tensors]
+        if lacking:
+            raise ValueError(f"{src} must hold a whole GLIP or DesCo-GLIP model, it has no {' and no '.join(lacking)}")
+        return convert_published(published, bgr_to_rgb=bgr_to_rgb)
+    except KeyError as error:
+        raise ValueError(f"{src}: {error.args[0]}") from None
+
+
+def _require_same(expected: Mapping, got: Mapping, src: Path, config: str) -> None:
+    """Raise ValueError unless both have the same names and shapes."""
+    missing, unknown = [n for n in expected if n not in got], [n for n in got if n not in expected]
+    wrong = [f"{n} {tuple(got[n])} for {tuple(expected[n])}" for n in expected if n in got and got[n] != expected[n]]
+    if missing or unknown or wrong:
+        kinds = {"missing": missing, "unknown": unknown, "of wrong shape": wrong}
+        parts = [f"{len(names)} {kind}, such as {', '.join(names[:3])}" for kind, names in kinds.items() if names]
+        raise ValueError(f"{src} does not fit the model of {config}: {'; '.join(parts)}; give the config of this architecture with --config")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
