@@ -74,6 +74,17 @@ def test_config__model_builds(path):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "photos" in p.stem], ids=lambda p: p.stem)
+def test_config__finds_its_photos_below_the_data_root(path, data_root, monkeypatch):
+    from ovdense.registry import DATASETS
+
+    monkeypatch.setenv("OVDENSE_DATA", str(data_root))
+    cfg = Config.fromfile(str(path))
+    for loader in ("train_dataloader", "val_dataloader"):
+        sample = DATASETS.build(cfg[loader].dataset)[0]
+        assert sample["image"].ndim == 3 and (sample["target"].caption is not None) == loader.startswith("train")
+
+
 def test_unknown_keys__finds_a_misspelt_argument():
     from ovdense.layers.fpn import FeaturePyramid
 

@@ -17,7 +17,7 @@ train_dataloader = dict(
     dataset=dict(
         type=LvisDetection,
         ann_file="lvis_mini/annotations/lvis_v1_train.json",
-        image_prefix="coco_mini",
+        image_prefix="coco_mini/train2017",
         transforms=[
             dict(type=LoadImage),
             dict(type=DescriptionQueries, prob_descriptions=0.3, num_pieces=20, name_prob=1.0, confusable=0.0, federated=True, num_name_negatives=None),
@@ -36,7 +36,7 @@ val_dataloader = dict(
     dataset=dict(
         type=LvisDetection,
         ann_file="lvis_mini/annotations/lvis_v1_val.json",
-        image_prefix="coco_mini",
+        image_prefix="coco_mini/val2017",
         prompt="names",
         test_mode=True,
         transforms=[dict(type=LoadImage), dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640), dict(type=PackDetection)],
