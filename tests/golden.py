@@ -1,6 +1,9 @@
 """Reading parity cases: weights and inputs that a formula makes."""
 import importlib.util
+import json
+import re
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,3 +22,20 @@ def rnd(name: str, shape, scale: float = 1.0, shift: float = 0.0, seed: int = 0)
     """Return the case's random tensor called `name`."""
     rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
     return torch.from_numpy((rng.standard_normal(tuple(shape)) * scale + shift).astype(np.float32))
+
+
+def seeds_of(golden_root: Path, method: str, case: str) -> list[int]:
+    """Return the seeds that a case may be made with: its own file's "seed", or both of the README's row "| case | 0 / 1000 ..."."""
+    for path in sorted((golden_root / method / case).glob("case*.json")):
+        about = json.loads(path.read_text())
+        if "seed" in about:
+            return [int(about["seed"])]
+    readme = golden_root / method / "README.md"
+    row = re.search(rf"^\|\s*{re.escape(case)}\s*\|\s*(\d+)\s*/\s*(\d+)", readme.read_text(), re.MULTILINE)
+    assert row, f"{readme} must have a row '| {case} | seed / seed ...'"
+    return [int(seed) for seed in row.groups()]
+
+
+def matching_seed(seeds: Sequence[int], error: Callable[[int], float]) -> int:
+    """Return the seed that the case was made with: the one whose error is smallest (another one's is hundreds of times larger)."""
+    return min(seeds, key=error)

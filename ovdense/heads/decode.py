@@ -7,12 +7,14 @@ from torchvision.ops import batched_nms
 
 
 def select_detections(score_QK: Tensor, centerness_Q: Tensor, boxes_Q4: Tensor, num_per_level: Sequence[int], size_hw: tuple[int, int], *,
-                      score_thr: float = 0.05, pre_nms: int = 1000, nms_iou: float = 0.6, max_dets: int = 300) -> tuple[Tensor, Tensor, Tensor]:
+                      score_thr: float = 0.05, pre_nms: int = 1000, nms_iou: float = 0.6, max_dets: int = 300,
+                      published: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes (N, 4), scores (N,) and labels (N,), best first: the published ATSS post-processing.
 
     Scores (in 0..1) above `score_thr` are multiplied by centerness (0..1); per level the best `pre_nms` (place, class)
     pairs stay; score = square root of the product; boxes are clipped to `size_hw`; NMS per class at `nms_iou`; the best
-    `max_dets` of all classes are kept (the release keeps ties beyond them, here the cut is exact).
+    `max_dets` of all classes are kept. `published` repeats two quirks of the release: a box that lies outside the image
+    is not dropped but clipped to a sliver of one pixel at the border, and detections that tie with the last one stay too.
     """
     boxes, scores, labels, start = [], [], [], 0
     product = score_QK * centerness_Q[:, None]
@@ -29,8 +31,14 @@ def select_detections(score_QK: Tensor, centerness_Q: Tensor, boxes_Q4: Tensor, 
         start += count
     box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
     h, w = size_hw
-    box = torch.stack([box[:, 0].clamp(0, w), box[:, 1].clamp(0, h), box[:, 2].clamp(0, w), box[:, 3].clamp(0, h)], dim=-1)
+    sliver = 1 if published else 0
+    x1, y1, x2, y2 = box.unbind(-1)
+    box = torch.stack([x1.clamp(0, w - sliver), y1.clamp(0, h - sliver), x2.clamp(sliver, w), y2.clamp(sliver, h)], dim=-1)
     solid = ((box[:, 2:] - box[:, :2]) > 0).all(-1)
     box, score, label = box[solid], score[solid], label[solid]
-    keep = batched_nms(box.float(), score.float(), label, nms_iou)[:max_dets]
+    keep = batched_nms(box.float(), score.float(), label, nms_iou)
+    if published and len(keep) > max_dets:
+        keep = keep[score[keep] >= score[keep[max_dets - 1]]]
+    else:
+        keep = keep[:max_dets]
     return box[keep], score[keep], label[keep]

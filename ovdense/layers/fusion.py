@@ -32,11 +32,19 @@ class BiMultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, image_BVC: Tensor, text_BLD: Tensor, valid_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the places take from the text (B, V, C), and the tokens from the image (B, L, D)."""
-        places, tokens = self._heads(self.v_proj(image_BVC)), self._heads(self.l_proj(text_BLD))
+        """Return what the places take from the text (B, V, C), and the tokens from the image (B, L, D).
+
+        The image may be of a smaller batch, B / n: its projections are computed once and meet n texts each (text
+        n * B / n + i meets image i).
+        """
+        places, values = self._heads(self.v_proj(image_BVC)), self._heads(self.values_v_proj(image_BVC))
+        times = len(text_BLD) // len(image_BVC)
+        if times > 1:
+            places, values = places.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
+        tokens = self._heads(self.l_proj(text_BLD))
         p = self.dropout if self.training else 0.0
         to_image = attend(places, tokens, self._heads(self.values_l_proj(text_BLD)), valid_BL, dropout=p)
-        to_text = attend(tokens, places, self._heads(self.values_v_proj(image_BVC)), dropout=p)
+        to_text = attend(tokens, places, values, dropout=p)
         return self.out_v_proj(to_image.transpose(1, 2).flatten(2)), self.out_l_proj(to_text.transpose(1, 2).flatten(2))
 
 
@@ -53,11 +61,12 @@ class FusionBlock(nn.Module):
         self.gamma_l = nn.Parameter(torch.full((text_width,), layer_scale))
 
     def forward(self, maps: list[Tensor], text_BLD: Tensor, valid_BL: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the fused maps (each B, C, H, W as given) and the fused tokens."""
+        """Return the fused maps (each B, C, H, W) and the fused tokens; maps may be of a smaller batch than the text, see above."""
         sizes = [m.shape[-2:] for m in maps]
         image = self.layer_norm_v(torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2))
         text = self.layer_norm_l(text_BLD)
         from_text, from_image = self.attn(image, text, valid_BL)
+        image = image.repeat(len(text) // len(image), 1, 1) if len(text) > len(image) else image
         image, text = image + self.gamma_v * from_text, text + self.gamma_l * from_image
         parts = image.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
         return [p.unflatten(2, tuple(s)) for p, s in zip(parts, sizes)], text

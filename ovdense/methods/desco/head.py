@@ -57,6 +57,8 @@ class DescoHead(nn.Module):
                  coarse_offsets: Literal["published", "resized"] = "published", prior: float = 0.01, log_scale: float = 0.0,
                  closed_set_classes: int = 0, checkpointing: bool = False) -> None:
         super().__init__()
+        if num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         self.blocks = nn.ModuleList(
             FusionTowerBlock(channels, text_width, num_blocks=num_blocks, embed_width=embed_width, num_heads=num_heads, bert_heads=bert_heads,
                              bert_ffn=bert_ffn, dropout=dropout, deformable=deformable, coarse_offsets=coarse_offsets)
@@ -85,10 +87,14 @@ class DescoHead(nn.Module):
     def forward(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor, together_BLL: Tensor | None = None) -> HeadOutputs:
         """Predict from pyramid maps (finest first), the encoder's tokens and which of them are real.
 
+        Maps may be of a smaller batch than the text: text row n meets image n modulo the images, whose projections for
+        the first block are then computed once.
         `together_BLL`: the tokens that a token may look at on the text path, where pieces are read apart; None: all.
         """
         if len(maps) != len(self.level_scale):
             raise ValueError(f"the head was built for {len(self.level_scale)} levels, got {len(maps)}")
+        if not len(maps[0]) or len(text_BLD) % len(maps[0]):
+            raise ValueError(f"texts must be a multiple of the images, got {len(text_BLD)} texts for {len(maps[0])} images")
         maps, text = self.tower(maps, text_BLD, valid_BL, together_BLL)
         places = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         delta = torch.cat([(s * self.box(m)).flatten(2) for s, m in zip(self.level_scale, maps)], dim=2).transpose(1, 2)

@@ -65,7 +65,7 @@ class Desco(OpenVocabModel):
     `head` and `criterion` are the arguments of `DescoHead` and `DescoCriterion`. Test time: `max_classes` and
     `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time; `score_thr`, `nms_iou`, `pre_nms` and
     `chunk_dets` (detections a chunk) as published; `max_dets` a whole image (None: all, for fixed AP). `pool`: mean, max or power over a class's
-    tokens.
+    tokens. `published`: the release's quirks of `select_detections`.
     """
 
     def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
@@ -143,9 +143,8 @@ class Desco(OpenVocabModel):
             if group[0].piece_L is not None:
                 pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
                 together = looks_at(pieces, valid).repeat_interleave(batch, 0)
-            # rows ordered chunk by chunk, the images of a chunk together
-            repeated = [m.repeat(len(group), 1, 1, 1) for m in maps]
-            out = self.head(repeated, hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
+            # rows ordered chunk by chunk, the images of a chunk together; the head projects each image once for all of them
+            out = self.head(maps, hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
             if anchors is None:
                 anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
             boxes, centerness = decode_deltas(out.delta_BQ4, anchors), out.centerness_BQ.float().sigmoid()
@@ -164,7 +163,7 @@ class Desco(OpenVocabModel):
             for image, (scores, target) in enumerate(zip(chunk, targets, strict=True)):
                 box, score, label = select_detections(
                     scores.score_QK, scores.centerness_Q, scores.boxes_Q4, scores.num_per_level, target.size_hw, score_thr=self.test.score_thr,
-                    pre_nms=self.test.pre_nms, nms_iou=self.test.nms_iou, max_dets=self.test.chunk_dets,
+                    pre_nms=self.test.pre_nms, nms_iou=self.test.nms_iou, max_dets=self.test.chunk_dets, published=self.test.published,
                 )
                 found[image].append((box, score, scores.classes[label]))
         return [self._result(parts, target) for parts, target in zip(found, targets)]
@@ -231,3 +230,4 @@ class TestSettings:
     chunk_dets: int = 300
     max_dets: int | None = 300
     pool: str = "mean"
+    published: bool = False
