@@ -20,9 +20,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog='Example: python demo/image_demo.py photo.jpg --texts "cat. a red chair left of the table"',
     )
     parser.add_argument("image", help="an image file, or a folder of them")
-    asked = parser.add_mutually_exclusive_group(required=True)
+    asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
-    asked.add_argument("--vocab", metavar="NAME|FILE", help="classes to look for: lvis, coco, voc, or a file (.txt with one name a line, .json)")
+    asked.add_argument("--vocab", metavar="NAME|FILE", 
+                       help="classes to look for: lvis, coco, voc, or a file (.txt, a name a line; .json); neither: those of folded --weights")  # fmt: skip
+    parser.add_argument("--negatives", metavar="TEXT", help="things that only compete: what is more like one of them is not reported; given as --texts")
     parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
     parser.add_argument("--config", default=str(CONFIG),
                         help=f"config of the model (default: configs/{CONFIG.name}, trained on drawn shapes; for photos: {PHOTOS})")  # fmt: skip
@@ -44,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ovdense.api import OpenVocabPredictor, load_model
 
         predictor = OpenVocabPredictor(load_model(args.config, weights, args.device))
-        predictor.set_vocabulary(vocabulary, prompt=args.prompt)
+        if vocabulary is not None:
+            predictor.set_vocabulary(vocabulary, prompt=args.prompt)
+        elif predictor.vocabulary is None:
+            raise ValueError("what to look for must be given with --texts or --vocab; only weights of tools/fold_vocabulary.py bring it along")
         found, unreadable = _predict(predictor, files, args)
     _print_table(found, args.score_thr)
     for message in unreadable:
@@ -53,13 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _vocabulary(args: argparse.Namespace):
-    from ovdense.structures import Vocabulary
+    from ovdense.structures import ClassEntry, Vocabulary
     from ovdense.text.phrases import parse_queries
     from ovdense.text.vocabulary import load_vocabulary
 
     if not 0 <= args.score_thr <= 1:
         raise ValueError(f"--score-thr must lie in 0..1, got {args.score_thr}")
-    return load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
+    if args.texts is None and args.vocab is None and args.weights is None:
+        raise ValueError('what to look for must be given: --texts "cat. a red chair", or --vocab lvis')
+    if args.texts is None and args.vocab is None:
+        if args.negatives is not None:
+            raise ValueError("--negatives compete with what is looked for: give --texts or --vocab with it")
+        return None
+    wanted = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
+    rivals = () if args.negatives is None else tuple(ClassEntry(name=text, is_background=True) for text in parse_queries(args.negatives))
+    return Vocabulary((*wanted, *rivals))
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.methods.base import OpenVocabModel
-from ovdense.methods.checkpoints import load_weights, model_state
+from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
 from ovdense.registry import MODELS, TRANSFORMS
 from ovdense.structures import Results, Vocabulary
 from ovdense.text.vocabulary import load_vocabulary
@@ -72,22 +72,32 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
     The config is kept as `model.cfg`. Without a checkpoint the weights are those that the config names, the rest random.
     FileNotFoundError and ValueError say what is wrong with a file; a checkpoint must have every weight of the model, what
-    else it has is printed, and nothing in it can run code.
+    else it has is printed, and nothing in it can run code. A file of tools/fold_vocabulary.py brings its vocabulary along.
     """
     cfg = config if isinstance(config, Config) else load_config(config)
     if "model" not in cfg:
         raise ValueError(f"the config {cfg.filename or ''} must have `model`, it has {sorted(cfg.keys())[:8]}")
-    if checkpoint is not None:
-        model_state(checkpoint)  # a wrong file is said before the model is built
-    model = MODELS.build(cfg["model"])
-    if checkpoint is not None:
-        load_weights(model, checkpoint)
+    model = _build(cfg["model"], checkpoint)
     model.cfg = cfg
     if device is None:
         from mmengine.device import get_device
 
         device = get_device()
     return model.to(device).eval()
+
+
+def _build(model_cfg: Mapping[str, Any], checkpoint: str | Path | None) -> OpenVocabModel:
+    if checkpoint is None:
+        return MODELS.build(model_cfg)
+    model_state(checkpoint)  # a wrong file is said before the model is built
+    content = read_checkpoint(checkpoint)
+    if str(content.get("format", "")).startswith("ovdense folded"):
+        from ovdense.methods.desco.folded import unfold
+
+        return unfold(model_cfg, content, str(checkpoint))
+    model = MODELS.build(model_cfg)
+    load_weights(model, checkpoint)
+    return model
 
 
 def load_image(image: ImageLike) -> np.ndarray:

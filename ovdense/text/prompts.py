@@ -50,11 +50,15 @@ class DescriptionPiece:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptChunk:
-    """One caption of a chunked vocabulary: `spans_per_class[i]` are the spans of class `class_indices[i]` (index in the vocabulary)."""
+    """One caption of a chunked vocabulary: `spans_per_class[i]` are the spans of class `class_indices[i]` (index in the vocabulary).
+
+    `background_spans`: those of the background classes, which stand in every caption and only compete.
+    """
 
     caption: str
     class_indices: tuple[int, ...]
     spans_per_class: tuple[tuple[Span, ...], ...]
+    background_spans: tuple[tuple[Span, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.class_indices) != len(self.spans_per_class):
@@ -130,15 +134,16 @@ def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPie
     return [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
 
 
-def _make_chunk(pieces: Sequence[DescriptionPiece], first: int, last: int, prefix: str, closed: bool) -> PromptChunk:
-    """Return the chunk of classes first..last-1; classes whose piece is the same share one span."""
-    distinct = list(dict.fromkeys(pieces[first:last]))
+def _make_chunk(pieces: Sequence[DescriptionPiece], classes: Sequence[int], background: Sequence[int], prefix: str, closed: bool) -> PromptChunk:
+    """Return the chunk of these classes and, after them, the background ones; classes whose piece is the same share one span."""
+    distinct = list(dict.fromkeys(pieces[k] for k in (*classes, *background)))
     caption, spans = join_pieces(distinct, prefix)
     where = {piece: tuple(span) for piece, span in zip(distinct, spans)}
     return PromptChunk(
         caption=caption if closed else caption.removesuffix(SEPARATOR),
-        class_indices=tuple(range(first, last)),
-        spans_per_class=tuple(where[piece] for piece in pieces[first:last]),
+        class_indices=tuple(classes),
+        spans_per_class=tuple(where[pieces[k]] for k in classes),
+        background_spans=tuple(where[pieces[k]] for k in background),
     )
 
 
@@ -155,42 +160,50 @@ def chunk_vocabulary(
     Tokens are counted on the whole caption, prefix included, special tokens not: 254 leaves room for two in 256.
     Published forms: descriptions start with "Detect: " (8 classes a chunk); names have no prefix and no last full stop
     (40 classes a chunk). `prefix` overrides. Classes whose text is the same (equal nouns) share one span in a chunk.
+    Background classes stand at the end of every caption, beyond `max_classes`, and are none of its classes.
     ValueError names a class whose own piece is over the budget.
     """
     if max_classes is not None and max_classes < 1:
         raise ValueError(f"max_classes must be at least 1 or None, got {max_classes}")
     pieces = _class_pieces(vocabulary, prompt)
+    background = [k for k, entry in enumerate(vocabulary) if entry.is_background]
+    classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
+    if not classes:
+        raise ValueError(f"a vocabulary must have a class that is not background to look for, got {len(vocabulary)} background classes only")
     closed = prompt == "descriptions"
     prefix = (DESCRIPTION_PREFIX if closed else "") if prefix is None else prefix
     counts = [tokenizer.count(piece.text) for piece in pieces]
+    budget = max_tokens - tokenizer.count(prefix) - sum(counts[k] for k in background)
     chunks, first = [], 0
-    while first < len(pieces):
-        last = _fill(pieces, counts, first, max_tokens - tokenizer.count(prefix), max_classes)
-        chunk = _make_chunk(pieces, first, last, prefix, closed)
+    while first < len(classes):
+        last = _fill(pieces, counts, classes, first, budget, max_classes)
+        chunk = _make_chunk(pieces, classes[first:last], background, prefix, closed)
         # the sum over pieces is exact for word pieces; a tokenizer that merges across pieces is checked on the whole
         while tokenizer.count(chunk.caption) > max_tokens:
             last -= 1
             if last == first:
+                beside = f" beside {len(background)} background classes" if background else ""
                 raise ValueError(
-                    f"the text of one class must fit into {max_tokens} tokens, but class {vocabulary[first].name!r} needs "
+                    f"the text of one class must fit into {max_tokens} tokens, but class {vocabulary[classes[first]].name!r}{beside} needs "
                     f"{tokenizer.count(chunk.caption)}: {chunk.caption[:80]!r}...; shorten its description"
                 )
-            chunk = _make_chunk(pieces, first, last, prefix, closed)
+            chunk = _make_chunk(pieces, classes[first:last], background, prefix, closed)
         chunks.append(chunk)
         first = last
     return chunks
 
 
-def _fill(pieces: Sequence[DescriptionPiece], counts: Sequence[int], first: int, budget: int, max_classes: int | None) -> int:
-    """Return the end of the longest run of pieces from `first` that fits; at least one piece, whether it fits or not."""
+def _fill(pieces: Sequence[DescriptionPiece], counts: Sequence[int], classes: Sequence[int], first: int, budget: int, max_classes: int | None) -> int:
+    """Return the end of the longest run of `classes` from `first` whose pieces fit; at least one class, whether it fits or not."""
     seen: set[DescriptionPiece] = set()
     used, last = 0, first
-    while last < len(pieces) and (max_classes is None or last - first < max_classes):
-        cost = 0 if pieces[last] in seen else counts[last]
+    while last < len(classes) and (max_classes is None or last - first < max_classes):
+        piece = pieces[classes[last]]
+        cost = 0 if piece in seen else counts[classes[last]]
         if last > first and used + cost > budget:
             break
         used += cost
-        seen.add(pieces[last])
+        seen.add(piece)
         last += 1
     return last
 

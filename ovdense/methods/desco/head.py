@@ -84,6 +84,14 @@ class DescoHead(nn.Module):
                 text_BLD, *maps = block(text_BLD, valid_BL, together, *maps)
         return maps, text_BLD
 
+    def _tokens(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor) -> TokenLogits:
+        return self.embedding_head(torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2), text_BLD, valid_BL)
+
+    def match(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor, together_BLL: Tensor | None = None) -> TokenLogits:
+        """Return the token logits alone, on maps of any number of levels: a look at fewer places than `forward` takes."""
+        maps, text = self.tower(maps, text_BLD, valid_BL, together_BLL)
+        return self._tokens(maps, text, valid_BL)
+
     def forward(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor, together_BLL: Tensor | None = None) -> HeadOutputs:
         """Predict from pyramid maps (finest first), the encoder's tokens and which of them are real.
 
@@ -96,10 +104,9 @@ class DescoHead(nn.Module):
         if not len(maps[0]) or len(text_BLD) % len(maps[0]):
             raise ValueError(f"texts must be a multiple of the images, got {len(text_BLD)} texts for {len(maps[0])} images")
         maps, text = self.tower(maps, text_BLD, valid_BL, together_BLL)
-        places = torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
         delta = torch.cat([(s * self.box(m)).flatten(2) for s, m in zip(self.level_scale, maps)], dim=2).transpose(1, 2)
         centerness = torch.cat([self.centerness(m).flatten(1) for m in maps], dim=1)
         return HeadOutputs(
-            tokens=self.embedding_head(places, text, valid_BL),
+            tokens=self._tokens(maps, text, valid_BL),
             delta_BQ4=delta, centerness_BQ=centerness, sizes_hw=tuple(tuple(m.shape[-2:]) for m in maps),
         )

@@ -3,6 +3,7 @@
 Backbone and pyramid run once an image, the language model once a vocabulary; then the head scores every chunk of the
 vocabulary (a caption of several classes) on the image's features.
 """
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.heads.decode import select_detections
@@ -28,13 +30,19 @@ from ovdense.text.prompts import chunk_vocabulary
 class EncodedChunk:
     """One caption of the vocabulary, encoded: `hidden_LD`, no padding; `tokens_KL` (its classes, L); `classes` their indices.
 
-    `piece_L`: the piece of each token where pieces are read apart, else None.
+    `piece_L`: the piece of each token where pieces are read apart, else None. `background_NL`: the tokens of the background classes.
     """
 
     hidden_LD: Tensor
     piece_L: Tensor | None
     tokens_KL: Tensor
+    background_NL: Tensor
     classes: Tensor
+
+    def to(self, device: torch.device) -> "EncodedChunk":
+        """Return the chunk with its tensors on `device`."""
+        return EncodedChunk(hidden_LD=self.hidden_LD.to(device), piece_L=None if self.piece_L is None else self.piece_L.to(device),
+                            tokens_KL=self.tokens_KL.to(device), background_NL=self.background_NL.to(device), classes=self.classes.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,18 @@ def looks_at(piece_BL: Tensor, valid_BL: Tensor) -> Tensor:
     return (same | (piece_BL == NO_PIECE)[:, :, None]) & valid_BL[:, None, :]
 
 
+def _rows(group: Sequence[EncodedChunk], batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the tokens (G * batch, L, D), which are real, and what may be looked at, padded to the longest; chunk by chunk, `batch` rows each."""
+    hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
+    lengths = torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)
+    valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
+    together = None
+    if group[0].piece_L is not None:
+        pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
+        together = looks_at(pieces, valid).repeat_interleave(batch, 0)
+    return hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together
+
+
 def _built(part: dict | nn.Module) -> nn.Module:
     return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
@@ -65,7 +85,8 @@ class Desco(OpenVocabModel):
     `head` and `criterion` are the arguments of `DescoHead` and `DescoCriterion`. Test time: `max_classes` and
     `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time; `score_thr`, `nms_iou`, `pre_nms` and
     `chunk_dets` (detections a chunk) as published; `max_dets` a whole image (None: all, for fixed AP). `pool`: mean, max or power over a class's
-    tokens. `published`: the release's quirks of `select_detections`.
+    tokens. `published`: the release's quirks of `select_detections`. `prefilter_keep`: the share of chunks
+    that are scored, see `promising` (1: all).
     """
 
     def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
@@ -79,17 +100,14 @@ class Desco(OpenVocabModel):
         self._chunks: tuple[Any, list[EncodedChunk]] | None = None
         self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
 
-    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
-        super().set_vocabulary(vocabulary, prompt)
-        self._chunks = None
-
     def train(self, mode: bool = True) -> "Desco":
         if mode:
             self._forget()  # the language model may change: text is encoded anew at the next prediction
         return super().train(mode)
 
     def _forget(self) -> None:
-        self._chunks = None
+        if next(self.text_encoder.parameters(), None) is not None:  # one without weights cannot have changed
+            self._chunks = None
 
     def protocol(self) -> dict[str, Any]:
         test = self.test
@@ -100,7 +118,7 @@ class Desco(OpenVocabModel):
             "model_detections": f"{test.chunk_dets} per chunk, {test.max_dets or 'all'} per image",
             "score_thr": test.score_thr,
             "nms_iou": test.nms_iou,
-        }
+        } | ({} if test.prefilter_keep == 1 else {"prefilter": f"{test.prefilter_keep:.0%} of the chunks, maps pooled by {test.prefilter_pool}"})
 
     # the four verbs
 
@@ -118,12 +136,13 @@ class Desco(OpenVocabModel):
             hidden, pieces = self.text_encoder.encode(tokenized), self._pieces(tokenized)
             for b, p in enumerate(group):
                 length = int(tokenized.valid_BL[b].sum())
-                tokens = phrase_map(tokenized, b, p.spans_per_class).tokens_PL[:, :length]
+                tokens, background = (phrase_map(tokenized, b, spans).tokens_PL[:, :length] for spans in (p.spans_per_class, p.background_spans))
                 chunks.append(
                     EncodedChunk(
                         hidden_LD=hidden[b, :length],
                         piece_L=None if pieces is None else pieces[b, :length],
                         tokens_KL=tokens.to(self.device),
+                        background_NL=background.to(self.device),
                         classes=torch.tensor(p.class_indices, device=self.device),
                     )
                 )
@@ -136,26 +155,28 @@ class Desco(OpenVocabModel):
         anchors = None
         for start in range(0, len(text), self.test.chunk_batch):
             group = text[start : start + self.test.chunk_batch]
-            hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
-            lengths = torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)
-            valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
-            together = None
-            if group[0].piece_L is not None:
-                pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
-                together = looks_at(pieces, valid).repeat_interleave(batch, 0)
             # rows ordered chunk by chunk, the images of a chunk together; the head projects each image once for all of them
-            out = self.head(maps, hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together)
+            hidden, valid, together = _rows(group, batch)
+            out = self.head(maps, hidden, valid, together)
             if anchors is None:
                 anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
             boxes, centerness = decode_deltas(out.delta_BQ4, anchors), out.centerness_BQ.float().sigmoid()
             for g, chunk in enumerate(group):
                 rows = slice(g * batch, (g + 1) * batch)
                 logit = out.tokens.logit_BQL[rows, :, : len(chunk.hidden_LD)]
-                score_BQK = pool_tokens(logit.float().sigmoid(), chunk.tokens_KL, self.test.pool)
+                score_BQK = self._class_scores(logit.float().sigmoid(), chunk)
                 yield [
                     ChunkScores(score_QK=s, centerness_Q=c, boxes_Q4=b, num_per_level=tuple(h * w for h, w in out.sizes_hw), classes=chunk.classes)
                     for s, c, b in zip(score_BQK, centerness[rows], boxes[rows])
                 ]
+
+    def _class_scores(self, score_BQL: Tensor, chunk: EncodedChunk) -> Tensor:
+        """Return (B, Q, K); 0 where a place is more like one of the background classes."""
+        score_BQK = pool_tokens(score_BQL, chunk.tokens_KL, self.test.pool)
+        if not len(chunk.background_NL):
+            return score_BQK
+        rival_BQ1 = pool_tokens(score_BQL, chunk.background_NL, self.test.pool).amax(-1, keepdim=True)
+        return score_BQK * (score_BQK >= rival_BQ1)
 
     def decode(self, scored: Iterator[list[ChunkScores]], targets: Sequence[DetectionTarget]) -> list[Results]:
         found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in targets]
@@ -183,15 +204,45 @@ class Desco(OpenVocabModel):
         """Return the encoded chunks of the vocabulary: made at the first call after it was set, then reused."""
         if self.vocabulary is None:
             raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
-        key = (self.vocabulary, self.prompt, self.device)
+        key = (self.vocabulary, self.prompt)
         if self._chunks is None or self._chunks[0] != key:
             self._chunks = (key, self.encode_text(self.vocabulary))
+        elif self._chunks[1][0].hidden_LD.device != self.device:
+            self._chunks = (key, [chunk.to(self.device) for chunk in self._chunks[1]])
         return self._chunks[1]
+
+    def set_encoded(self, vocabulary: Vocabulary, prompt: str, chunks: Sequence[EncodedChunk]) -> None:
+        """Set a vocabulary together with what `encode_text` gave for it, by these very weights of the language model."""
+        self.set_vocabulary(vocabulary, prompt)
+        self._chunks = ((vocabulary, prompt), [chunk.to(self.device) for chunk in chunks])
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[DetectionTarget]) -> list[Results]:
         text = self.text()
-        return self.decode(self.score(self.encode_image(images), text), targets)
+        features = self.encode_image(images)
+        if self.test.prefilter_keep == 1:
+            return self.decode(self.score(features, text), targets)
+        results = []
+        for b, target in enumerate(targets):  # each image keeps other chunks
+            own = [FeatureMap(tensor_BCHW=f.tensor_BCHW[b : b + 1], stride=f.stride) for f in features]
+            results += self.decode(self.score(own, self.promising(own, text)), [target])
+        return results
+
+    @torch.no_grad()
+    def promising(self, features: Sequence[FeatureMap], text: Sequence[EncodedChunk]) -> list[EncodedChunk]:
+        """Return the share `prefilter_keep` of the chunks (at least one), in order, that a coarse look at one image finds most alike.
+
+        The look: the head on maps averaged over `prefilter_pool` x `prefilter_pool` places; a chunk is as alike as its best class at
+        its best place. A heuristic of ours, not of the paper: small things may be lost, so its cost in AP is to be measured.
+        """
+        maps = [F.avg_pool2d(f.tensor_BCHW, self.test.prefilter_pool, ceil_mode=True) for f in features]
+        best = []
+        for start in range(0, len(text), self.test.chunk_batch):
+            group = text[start : start + self.test.chunk_batch]
+            score_BQL = self.head.match(maps, *_rows(group, 1)).logit_BQL.float().sigmoid()
+            best += [self._class_scores(s[None, :, : len(c.hidden_LD)], c).max() for s, c in zip(score_BQL, group)]
+        keep = max(1, math.ceil(self.test.prefilter_keep * len(text)))
+        return [text[n] for n in sorted(torch.stack(best).topk(keep).indices.tolist())]
 
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
         captions = [t.caption for t in targets]
@@ -231,3 +282,11 @@ class TestSettings:
     max_dets: int | None = 300
     pool: str = "mean"
     published: bool = False
+    prefilter_keep: float = 1.0
+    prefilter_pool: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prefilter_keep <= 1:
+            raise ValueError(f"prefilter_keep must lie in 0..1, 0 excluded (1: every chunk is scored), got {self.prefilter_keep}")
+        if self.prefilter_pool < 1 or self.chunk_batch < 1:
+            raise ValueError(f"prefilter_pool and chunk_batch must be at least 1, got {self.prefilter_pool} and {self.chunk_batch}")
