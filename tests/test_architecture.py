@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "ovdense"
 # A room may import rooms of a smaller number, and itself.
 FLOOR = {
-    "registry": 0, "structures": 0, "compat": 1, "drawing": 1,
+    "registry": 0, "structures": 0, "measure": 0, "compat": 1, "drawing": 1,
     "text": 2, "vision": 2, "layers": 2, "losses": 2,
     "heads": 3, "support": 3, "data": 3, "evaluation": 3,
     "methods": 4, "api": 5, "runs": 6, "__init__": 7,

@@ -1,13 +1,12 @@
 """Speed of a model as ratios measured in one run: python tools/benchmark.py configs/desco_lvis_mini.py"""
 import argparse
 import json
-import mmap
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.measure import PeakMemory, median_seconds, print_rows
 from ovdense.runs import clean_errors
 
 ADJECTIVES = ("small", "old", "wooden", "painted")
@@ -29,51 +28,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="training steps (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     return parser.parse_args(argv)
-
-
-class PeakMemory:
-    """The largest resident size, in MiB, while it is open, sampled every 5 ms; without /proc, that of the process so far."""
-
-    STATM = Path("/proc/self/statm")
-
-    @classmethod
-    def note(cls) -> str:
-        """Return what the figure means."""
-        if cls.STATM.is_file():
-            return "memory: the largest resident size during the step"
-        return "memory: the largest resident size of the process so far, since this system has no /proc; rows cannot be told apart"
-
-    def __enter__(self) -> "PeakMemory":
-        self.mib, self._open = 0.0, self.STATM.is_file()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        page = mmap.PAGESIZE
-        while self._open:
-            self.mib = max(self.mib, int(self.STATM.read_text().split()[1]) * page / 2**20)
-            time.sleep(0.005)
-
-    def __exit__(self, *_) -> None:
-        self._open = False
-        self._thread.join()
-        if not self.STATM.is_file():
-            import resource
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            self.mib = peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the median wall time of `run`, after one call to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
 
 
 def vocabulary_of(size: int):
@@ -142,21 +96,8 @@ def shortcuts(model, batch: dict, repeats: int) -> dict[str, float]:
     return {k: round(v, 2) for k, v in result.items()}
 
 
-def print_rows(title: str, rows: Sequence[dict]) -> None:
-    """Print a table, one column a key."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    Console().print(table)
-
-
-def training_steps(model, size_hw: tuple[int, int], batch: int, steps: int) -> list[dict]:
-    """Return losses, seconds and peak memory of steps on one batch: noise, four boxes an image, a caption of described classes."""
+def noise_batch(size_hw: tuple[int, int], batch: int) -> dict[str, list]:
+    """Return images and targets: noise, four boxes an image, a caption of eight described classes."""
     import torch
 
     from ovdense.structures import ClassEntry, DetectionTarget
@@ -174,9 +115,16 @@ def training_steps(model, size_hw: tuple[int, int], batch: int, steps: int) -> l
         images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator))
         targets.append(DetectionTarget(image_id=n, file_name="noise", size_hw=size_hw, original_size_hw=size_hw, boxes_xyxy=boxes, labels=torch.arange(4),
                                        caption=caption, positive_spans=tuple(tuple(s) for s in spans[:4])))
+    return {"images": images, "targets": targets}
+
+
+def training_steps(model, size_hw: tuple[int, int], batch: int, steps: int) -> list[dict]:
+    """Return losses, seconds and peak memory of steps on one batch of noise."""
+    import torch
+
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    data = model.data_preprocessor({"images": images, "targets": targets}, True)
+    data = model.data_preprocessor(noise_batch(size_hw, batch), True)
     rows = []
     for step in range(steps):
         start = time.perf_counter()

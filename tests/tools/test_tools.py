@@ -230,7 +230,7 @@ def test_train__two_gloo_processes(run, tmp_path):
     assert set(losses(tmp_path)) == {1, 2}
 
 
-@pytest.mark.parametrize("script", [*(f"tools/{n}.py" for n in ("train", "test", "print_config", "benchmark", "convert_weights")), "demo/image_demo.py"])
+@pytest.mark.parametrize("script", [*sorted(f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")), "demo/image_demo.py"])
 def test_help__names_every_flag(script, capsys):
     with pytest.raises(SystemExit) as exit_info:
         load_script(script).parse_args(["--help"])
@@ -335,6 +335,18 @@ def test_benchmark__growth_and_training_steps_on_the_tiny_model(run, tmp_path, m
     assert "so far" in module.PeakMemory.note()
     with pytest.raises(ValueError, match="--sizes"):
         module.vocabulary_of(10**6)
+
+
+def test_benchmark_published__outputs_are_equal_and_both_halves_end(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    module, out = load_script("tools/benchmark_published.py"), tmp_path / "numbers.json"
+    arguments = [str(run["config"]), "--size", "64", "96", "--chunks", "2", "--batch", "1", "--threads", "1", "--prefilter", "0.5", "--out", str(out)]
+    assert module.main(arguments) == 0
+    numbers = json.loads(out.read_text())
+    names, descriptions = numbers["test"]
+    assert (names["chunks"], descriptions["chunks"]) == (31, 151)
+    assert all(float(row["scores_off"]) < 1e-4 and float(row["boxes_off_px"]) < 1e-2 and row["scores_span"] > 0.01 for row in numbers["test"])
+    assert [row["arithmetic"] for row in numbers["train"]] == ["published", "ours"] and numbers["train"][0]["times_faster"] == 1
 
 
 def test_print_config__shows_bases_and_options(run, capsys):

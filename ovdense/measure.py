@@ -1,0 +1,65 @@
+"""Time and memory of a piece of work, for benchmarks; a table to print them in."""
+import mmap
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+class PeakMemory:
+    """The largest resident size, in MiB, while it is open, sampled every 5 ms; without /proc, that of the process so far."""
+
+    STATM = Path("/proc/self/statm")
+
+    @classmethod
+    def note(cls) -> str:
+        """Return what the figure means."""
+        if cls.STATM.is_file():
+            return "memory: the largest resident size during the step"
+        return "memory: the largest resident size of the process so far, since this system has no /proc; rows cannot be told apart"
+
+    def __enter__(self) -> "PeakMemory":
+        self.mib, self._open = 0.0, self.STATM.is_file()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        page = mmap.PAGESIZE
+        while self._open:
+            self.mib = max(self.mib, int(self.STATM.read_text().split()[1]) * page / 2**20)
+            time.sleep(0.005)
+
+    def __exit__(self, *_) -> None:
+        self._open = False
+        self._thread.join()
+        if not self.STATM.is_file():
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.mib = peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Return the median wall time of `run`, after one call to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def print_rows(title: str, rows: Sequence[dict]) -> None:
+    """Print a table, one column a key."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    Console().print(table)
