@@ -28,15 +28,28 @@ MODELS = Registry(
         "ovdense.vision.memory",
         "ovdense.layers.fpn",
         "ovdense.methods.desco.model",
+        "ovdense.methods.desco.folded",
     ],
 )
-DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection"])
+DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.described"])
 TRANSFORMS = Registry(
-    "transform", parent=MM_TRANSFORMS, scope=SCOPE, locations=["ovdense.data.transforms", "ovdense.data.description_queries"]
+    "transform",
+    parent=MM_TRANSFORMS,
+    scope=SCOPE,
+    locations=["ovdense.data.transforms", "ovdense.data.description_queries", "ovdense.data.grounding_queries"],
 )
 DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
 METRICS = Registry(
-    "metric", parent=MM_METRICS, scope=SCOPE, locations=["ovdense.evaluation.detection", "ovdense.evaluation.descriptions", "ovdense.methods.reporting"]
+    "metric",
+    parent=MM_METRICS,
+    scope=SCOPE,
+    locations=[
+        "ovdense.evaluation.detection",
+        "ovdense.evaluation.descriptions",
+        "ovdense.evaluation.omnilabel",
+        "ovdense.evaluation.d3",
+        "ovdense.methods.reporting",
+    ],
 )
 HOOKS = Registry(
     "hook",
