@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ovdense.runs import clean_errors
 
+UNUSED = "head.cls_logits."  # the published files carry it, nothing reads it; mmdet's leave it out
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Convert a published GLIP or DesCo-GLIP checkpoint to our names, check that it fits the config's model exactly, and write it. "
+        description="Convert a published GLIP or DesCo-GLIP checkpoint, or mmdet's of GLIP, to our names, check that it fits the config's model, and write it. "
         "Nothing in the file can run code.",
         epilog="Then: python tools/test.py configs/desco_lvis.py DST, or tools/train.py with --cfg-options load_from=DST",
     )
@@ -26,6 +27,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        import torch
+
         from ovdense.api import load_config
         from ovdense.methods.checkpoints import model_state, write_checkpoint
         from ovdense.registry import MODELS
@@ -36,8 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = load_config(args.config)
         published = model_state(src)
         ours = _converted(published, src, bgr_to_rgb=not args.keep_bgr)
-        _require_same({n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}, {n: t.shape for n, t in ours.items()}, src, args.config)
+        expected = {n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}
+        unused = [n for n in expected if n.startswith(UNUSED) and n not in ours]
+        ours |= {n: torch.zeros(expected[n]) for n in unused}
+        _require_same(expected, {n: t.shape for n, t in ours.items()}, src, args.config)
         write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr else "RGB"}})
+    if unused:
+        print(f"{', '.join(unused)}: not in {src} and read by nothing, set to zero")
     for part in dict.fromkeys(name.partition(".")[0] for name in ours):
         tensors = [t for name, t in ours.items() if name.partition(".")[0] == part]
         print(f"{part:13} {len(tensors):4} tensors {sum(t.numel() for t in tensors):12,} numbers")

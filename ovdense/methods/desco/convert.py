@@ -1,10 +1,10 @@
-"""Published GLIP / DesCo-GLIP checkpoints -> our names.
+"""Published GLIP / DesCo-GLIP checkpoints, and mmdet's of GLIP -> our names.
 
 Only names and layouts change; every tensor is kept. `module.` prefixes (files saved from several GPUs) and buffers
 that the model computes itself (`position_ids`, `relative_position_index`, `cell_anchors`, `attn_mask`) are dropped.
 """
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -24,6 +24,45 @@ _HEAD_RULES = [
 ]
 _FPN = {"fpn_inner2": "lateral.0", "fpn_inner3": "lateral.1", "fpn_inner4": "lateral.2", "fpn_layer2": "output.0", "fpn_layer3": "output.1",
         "fpn_layer4": "output.2", "top_blocks.p6": "extra.0", "top_blocks.p7": "extra.1"}
+
+
+# mmdet's names of GLIP, turned back into the published ones
+_MMDET_RULES = [
+    (re.compile(r"^backbone\.patch_embed\.projection\."), "backbone.body.patch_embed.proj."),
+    (re.compile(r"^backbone\.stages\."), "backbone.body.layers."),
+    (re.compile(r"^backbone\.(?!body\.)"), "backbone.body."),
+    (re.compile(r"^(backbone\..*)\.ffn\.layers\.0\.0\."), r"\1.mlp.fc1."),
+    (re.compile(r"^(backbone\..*)\.ffn\.layers\.1\."), r"\1.mlp.fc2."),
+    (re.compile(r"^(backbone\..*)\.attn\.w_msa\."), r"\1.attn."),
+    (re.compile(r"^neck\.lateral_convs\.([0-2])\.conv\."), lambda m: f"backbone.fpn.fpn_inner{int(m[1]) + 2}."),
+    (re.compile(r"^neck\.fpn_convs\.([0-2])\.conv\."), lambda m: f"backbone.fpn.fpn_layer{int(m[1]) + 2}."),
+    (re.compile(r"^neck\.fpn_convs\.([34])\.conv\."), lambda m: f"backbone.fpn.top_blocks.p{int(m[1]) + 3}."),
+    (re.compile(r"^language_model\.(?=language_backbone\.)"), ""),
+    (re.compile(r"^bbox_head\.head\."), "rpn.head."),
+    (re.compile(r"\.dyconvs\."), ".DyConv."),
+    (re.compile(r"\.attnconv\."), ".AttnConv."),
+]
+
+
+def is_mmdet(names: Collection[str]) -> bool:
+    """Return whether a state dict has mmdet's names of GLIP."""
+    return any(name.startswith("bbox_head.head.") for name in names)
+
+
+def published_from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return mmdet's GLIP tensors under the published names; patch merging goes back to the published order of its inputs.
+
+    mmdet takes 2x2 places row by row and channel by channel (`nn.Unfold`), the release column by column and place by place.
+    """
+    ours = {}
+    for name, tensor in state.items():
+        if re.search(r"^backbone\..*\.downsample\.(norm|reduction)\.", name):
+            places = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)  # (..., place, channel)
+            tensor = places[..., [0, 2, 1, 3], :].flatten(-2)
+        for pattern, replacement in _MMDET_RULES:
+            name = pattern.sub(replacement, name)
+        ours[name] = tensor
+    return ours
 
 
 def head_name(name: str) -> str | None:
@@ -71,6 +110,8 @@ def split_published(checkpoint: Mapping) -> dict[str, dict[str, Tensor]]:
     Accepts the bare state dict or the file's {"model": ...}; unknown names raise KeyError.
     """
     state = checkpoint.get("model", checkpoint)
+    if is_mmdet(state):
+        state = published_from_mmdet(state)
     prefixes = {"backbone.body.": "body", "backbone.fpn.": "fpn", "language_backbone.body.model.": "language", "rpn.head.": "head"}
     parts: dict[str, dict[str, Tensor]] = {p: {} for p in prefixes.values()}
     unknown = []
