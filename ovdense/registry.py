@@ -31,12 +31,12 @@ MODELS = Registry(
         "ovdense.methods.desco.folded",
     ],
 )
-DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.described"])
+DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.described", "ovdense.data.grounding"])
 TRANSFORMS = Registry(
     "transform",
     parent=MM_TRANSFORMS,
     scope=SCOPE,
-    locations=["ovdense.data.transforms", "ovdense.data.description_queries", "ovdense.data.grounding_queries"],
+    locations=["ovdense.data.transforms", "ovdense.data.description_queries", "ovdense.data.grounding_queries", "ovdense.data.hard_negative_transform"],
 )
 DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
 METRICS = Registry(

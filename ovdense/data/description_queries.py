@@ -6,27 +6,15 @@ but this makes a detector read descriptions. `build_*` are pure; `DescriptionQue
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
+from ovdense.data.published_names import build_published_names
+from ovdense.data.query_tools import Draws, Query, Spans, asked_boxes, possible_texts, shuffled, token_counter
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import ClassEntry, Vocabulary
-from ovdense.text.prompts import DESCRIPTION_PREFIX, DescriptionPiece, Span, description_piece, join_pieces, name_piece
-from ovdense.text.tokenizers import Tokenizer, embedded_tokenizer
+from ovdense.text.prompts import DESCRIPTION_PREFIX, SEPARATOR, DescriptionPiece, Span, description_piece, join_pieces, name_piece
 from ovdense.text.vocabulary import plain
-
-Spans = tuple[Span, ...]
-Query = tuple[str, tuple[Spans, ...], np.ndarray]
-
-
-class Draws(Protocol):
-    """The draws that a query needs: numpy's Generator has them, and a test can list them."""
-
-    def random(self) -> float: ...
-    def integers(self, high: int) -> int: ...
-    def permutation(self, x: int) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +31,11 @@ class QuerySpec:
     `only_negatives`: how often a caption of `num_pieces` classes holds none of the image's. The release has few such
     captions, yet with a large vocabulary nearly every chunk is one: without them the best of the wrong classes scores high.
 
-    `published_quirks` repeats, in described captions, what the release does where we differ: more than `num_pieces` positives bring in nearly
-    all negatives (N < 0 cuts the list from its end), the budget leaves out the prefix and counts other coins than those
-    written, equal texts are written twice, and only boxes protect a class from being a negative.
+    `published_quirks` repeats what the release does where we differ. In described captions: more than `num_pieces` positives
+    bring in nearly all negatives (N < 0 cuts the list from its end), the budget leaves out the prefix and counts other coins
+    than those written, equal texts are written twice, and only boxes protect a class from being a negative. In names-only
+    ones (unless `num_name_negatives` is None): negatives are drawn among all classes, so that positives take their places,
+    and equal names are written twice.
     """
 
     num_pieces: int = 8
@@ -105,14 +95,6 @@ def confusable_classes(vocabulary: Vocabulary) -> tuple[frozenset[int], ...]:
     return tuple(frozenset(others - {k}) for k, others in enumerate(near))
 
 
-def _possible_texts(entry: ClassEntry) -> frozenset[str]:
-    """Return every text that a piece of this class can have."""
-    texts = {name_piece(entry).text}
-    for description in entry.descriptions or (None,):
-        texts |= {description_piece(entry, description, keep).text for keep in (True, False)}
-    return frozenset(texts)
-
-
 def _draw_piece(rng: Draws, entry: ClassEntry, spec: QuerySpec, names_only: bool) -> DescriptionPiece:
     """Return a piece of the class: the coin for its name first, then which of its descriptions, if it has several."""
     if names_only:
@@ -121,10 +103,6 @@ def _draw_piece(rng: Draws, entry: ClassEntry, spec: QuerySpec, names_only: bool
     many = entry.descriptions
     description = many[int(rng.integers(len(many)))] if len(many) > 1 else many[0] if many else None
     return description_piece(entry, description, keep_name)
-
-
-def _shuffled(rng: Draws, items: Sequence[int]) -> list[int]:
-    return [items[int(n)] for n in rng.permutation(len(items))]
 
 
 def _how_many(rng: Draws, num_positives: int, num_negatives: int) -> tuple[int, int]:
@@ -142,7 +120,7 @@ class _NegativeStream:
 
     def __init__(self, rng: Draws, vocabulary: Vocabulary, image: ImageClasses, spec: QuerySpec, near: Sequence[frozenset[int]]) -> None:
         positives = set(image.positives)
-        order = _shuffled(rng, [k for k in range(len(vocabulary)) if k not in positives and k not in image.present])
+        order = shuffled(rng, [k for k in range(len(vocabulary)) if k not in positives and k not in image.present])
         if spec.federated:
             order.sort(key=lambda k: k not in image.absent)
         if spec.verified_only:
@@ -173,8 +151,8 @@ def _select(
         num_pos, num_neg = _how_many(rng, len(positives), max(0, spec.num_pieces - len(positives)))
     if spec.only_negatives and rng.random() < spec.only_negatives:
         num_pos, num_neg = 0, spec.num_pieces
-    chosen = _shuffled(rng, positives)[:num_pos]
-    taken = frozenset().union(*(_possible_texts(vocabulary[k]) for k in positives))
+    chosen = shuffled(rng, positives)[:num_pos]
+    taken = frozenset().union(*(possible_texts(vocabulary[k]) for k in positives))
     pieces = {k: _draw_piece(rng, vocabulary[k], spec, names_only) for k in chosen}
     negatives, texts = [], set()
     # a caption asks for something: where the draw says "no class at all", one negative, or else one positive, is asked for
@@ -188,11 +166,11 @@ def _select(
             if len(negatives) == wanted:
                 break
     if not pieces:
-        chosen = _shuffled(rng, positives)[:1]
+        chosen = shuffled(rng, positives)[:1]
         pieces = {k: _draw_piece(rng, vocabulary[k], spec, names_only) for k in chosen}
     # a names-only caption must hold its positives; among described pieces chance decides what the budget cuts
     front = chosen if names_only else []
-    return front + _shuffled(rng, [k for k in chosen + negatives if k not in front]), pieces
+    return front + shuffled(rng, [k for k in chosen + negatives if k not in front]), pieces
 
 
 def _write(
@@ -214,7 +192,7 @@ def _write(
             fitting[pieces[k]] = None
             room -= cost
     ordered = list(fitting)
-    ordered = [ordered[n] for n in _shuffled(rng, range(len(ordered)))]
+    ordered = [ordered[n] for n in shuffled(rng, range(len(ordered)))]
     while True:
         caption, spans = join_pieces(ordered, prefix)
         caption = caption.removesuffix(". ") if names_only else caption
@@ -245,17 +223,12 @@ def build_description_query(
     order, pieces = _select(rng, vocabulary, image, spec, near, names_only)
     caption, span_of_text = _write(rng, vocabulary, order, pieces, count, spec, names_only)
     spans_of_class = {k: _spans_of(vocabulary[k], pieces.get(k), span_of_text) for k in image.positives}
-    return _finish(caption, image.labels, spans_of_class)
+    return asked_boxes(caption, image.labels, spans_of_class)
 
 
 def _spans_of(entry: ClassEntry, piece: DescriptionPiece | None, span_of_text: dict[str, Span]) -> Spans:
-    texts = _possible_texts(entry) | ({piece.text} if piece else set())
+    texts = possible_texts(entry) | ({piece.text} if piece else set())
     return tuple(sorted(span for text, span in span_of_text.items() if text in texts))
-
-
-def _finish(caption: str, labels: np.ndarray, spans_of_class: dict[int, Spans]) -> Query:
-    keep = np.array([bool(spans_of_class.get(int(k))) for k in labels], dtype=bool)
-    return caption, tuple(spans_of_class[int(k)] for k, kept in zip(labels, keep) if kept), keep
 
 
 def build_published_query(
@@ -266,25 +239,31 @@ def build_published_query(
     spec: QuerySpec,
     *,
     positive_order: Sequence[int] | None = None,
+    piece_of: Callable[[int, bool], DescriptionPiece] | None = None,
 ) -> Query:
     """Return what `build_description_query` returns, made exactly as the release makes it, draw by draw.
 
-    `positive_order`: the positive classes as the release's set of them iterates; None: ascending. The caption may have
-    more than `spec.max_tokens` tokens, and pieces of different classes may read the same.
+    `positive_order`: the positive classes as the release's set of them iterates; None: ascending. `piece_of`: the piece
+    of a class, with or without its name, where the vocabulary's are not wanted (`text.published_pieces`). The caption may
+    have more than `spec.max_tokens` tokens, and pieces of different classes may read the same.
     """
+
+    def draw(k: int) -> DescriptionPiece:
+        return _draw_piece(rng, vocabulary[k], spec, names_only=False) if piece_of is None else piece_of(k, rng.random() < spec.name_prob)
+
     positives = [int(k) for k in np.unique(labels)] if positive_order is None else list(positive_order)
     num_pos, num_neg = _how_many(rng, len(positives), spec.num_pieces - len(positives))
-    negatives = _shuffled(rng, [k for k in range(len(vocabulary)) if k not in positives])[:num_neg]
-    chosen = _shuffled(rng, _shuffled(rng, positives)[:num_pos] + negatives)
+    negatives = shuffled(rng, [k for k in range(len(vocabulary)) if k not in positives])[:num_neg]
+    chosen = shuffled(rng, shuffled(rng, positives)[:num_pos] + negatives)
     screened, room = [], spec.max_tokens
     for k in chosen:
-        room -= count(_draw_piece(rng, vocabulary[k], spec, names_only=False).text)
+        room -= count(draw(k).text)
         if room <= 0:
             break
         screened.append(k)
-    order = _shuffled(rng, screened)
-    caption, spans = join_pieces([_draw_piece(rng, vocabulary[k], spec, names_only=False) for k in order])
-    return _finish(caption, labels, {k: (span[0],) for k, span in zip(order, spans)})
+    order = shuffled(rng, screened)
+    caption, spans = join_pieces([draw(k) for k in order])
+    return asked_boxes(caption, labels, {k: (span[0],) for k, span in zip(order, spans)})
 
 
 @TRANSFORMS.register_module()
@@ -328,35 +307,31 @@ class DescriptionQueries:
         self.prob_descriptions, self.tokenizer = prob_descriptions, tokenizer
         self.vocabulary: Vocabulary | None = None
         self._near: tuple[frozenset[int], ...] = ()
-        self._counter: Callable[[str], int] | None = None
 
     def bind(self, vocabulary: Vocabulary) -> None:
         """Take the classes that the labels of samples stand for."""
         self.vocabulary = vocabulary
         self._near = confusable_classes(vocabulary) if self.spec.confusable else ()
 
-    def __getstate__(self) -> dict:
-        # the cache cannot be pickled; a worker process makes its own
-        return {**self.__dict__, "_counter": None}
-
-    def _count(self, text: str) -> int:
-        if self._counter is None:
-            tokenizer = embedded_tokenizer() if self.tokenizer == "embedded" else Tokenizer.from_pretrained(self.tokenizer)
-            self._counter = lru_cache(maxsize=8192)(tokenizer.count)
-        return self._counter(text)
-
     def __call__(self, sample: dict) -> dict:
         if self.vocabulary is None:
             raise ValueError("DescriptionQueries must know the classes: use it in a dataset of ovdense.data, or call bind(vocabulary) first")
-        rng, labels = sample["rng"], sample["labels"]
+        rng, labels, count = sample["rng"], sample["labels"], token_counter(self.tokenizer)
         names_only = rng.random() >= self.prob_descriptions
         if self.spec.published_quirks and not names_only:
-            query = build_published_query(rng, self.vocabulary, labels, self._count, self.spec)
+            query = build_published_query(rng, self.vocabulary, labels, count, self.spec)
+        elif self.spec.published_quirks and self.spec.num_name_negatives is not None:
+            query = self._published_names(rng, labels, count)
         else:
             known = ImageClasses(labels=labels, present=frozenset(sample.get("present", ())), absent=frozenset(sample.get("absent", ())))
-            query = build_description_query(rng, self.vocabulary, known, self._count, self.spec, near=self._near, names_only=names_only)
+            query = build_description_query(rng, self.vocabulary, known, count, self.spec, near=self._near, names_only=names_only)
         caption, spans, keep = query
         sample.pop("positive_spans", None)
         sample["boxes_xyxy"], sample["labels"] = sample["boxes_xyxy"][keep], labels[keep]
         sample["caption"], sample["positive_spans"] = caption, spans
         return sample
+
+    def _published_names(self, rng: Draws, labels: np.ndarray, count: Callable[[str], int]) -> Query:
+        names = [name_piece(entry).text.removesuffix(SEPARATOR) for entry in self.vocabulary]
+        spec = self.spec
+        return build_published_names(rng, labels, len(names), names.__getitem__, count, max_negatives=spec.num_name_negatives, max_tokens=spec.max_tokens)

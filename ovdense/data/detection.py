@@ -7,7 +7,7 @@ bits in every worker and after a resume.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -18,7 +18,7 @@ from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
 
-Prompt = Literal["names", "descriptions"]
+Prompt = Literal["names", "descriptions", "texts"]
 VocabularyLike = Vocabulary | str | Path | Sequence[str] | None
 
 
@@ -29,7 +29,8 @@ class DetectionDataset(Dataset):
     `data_root`, else OVDENSE_DATA, else ./data. `vocabulary`: the classes asked for, in order, each a category of the
     file: a Vocabulary, names, what `load_vocabulary` reads, or None for all of the file's categories in the order of their
     ids. `description_file` (what `with_descriptions` reads, below the data root or anywhere) replaces descriptions, for
-    training and test time. `prompt`: whether test time asks by names or by descriptions. Training (`test_mode=False`)
+    training and test time. `prompt`: whether test time asks by names, by descriptions or, where
+    names are whole texts, by those. Training (`test_mode=False`)
     leaves out difficult boxes and, with `filter_empty`, images without a box; crowds are never targets. `invalid_boxes`:
     "raise", or "drop" boxes without a size.
     """
@@ -51,14 +52,14 @@ class DetectionDataset(Dataset):
         seed: int = 0,
         invalid_boxes: InvalidBoxes = "raise",
     ) -> None:
-        if prompt not in ("names", "descriptions"):
-            raise ValueError(f"prompt must be 'names' or 'descriptions', got {prompt!r}")
+        if prompt not in get_args(Prompt):
+            raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {prompt!r}")
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
         self.ann_file = require_file(ann_file, data_root, self.dataset_name).absolute()
         asked = _as_vocabulary(vocabulary, data_root)
         table = self._read(asked, invalid_boxes)
         self.image_folder = self._image_folder(image_prefix, data_root)
-        _require_images(self.image_folder, table, f"{where_looked(image_prefix or '', data_root)}{how_to_get(self.dataset_name)}")
+        require_images(self.image_folder, table.file_names, table.path, f"{where_looked(image_prefix or '', data_root)}{how_to_get(self.dataset_name)}")
         self.vocabulary = asked or _all_categories(table)
         self.category_ids = _match_categories(self.vocabulary, table)
         if description_file is not None:
@@ -197,12 +198,13 @@ def _match_categories(vocabulary: Vocabulary, table: AnnotationTable) -> tuple[i
     return tuple(id_of[name] for name in vocabulary.names)
 
 
-def _require_images(folder: Path, table: AnnotationTable, advice: str) -> None:
-    missing = [n for n in table.file_names if not os.path.isfile(os.path.join(folder, n))]
+def require_images(folder: Path, file_names: Sequence[str], ann_file: Path, advice: str) -> None:
+    """Raise FileNotFoundError, with `advice`, where an image is not in `folder`."""
+    missing = [n for n in file_names if not os.path.isfile(os.path.join(folder, n))]
     if missing:
         listed = ", ".join(str(folder / n) for n in missing[:3])
         raise FileNotFoundError(
-            f"{table.path} lists {len(table.file_names)} images, {len(missing)} of them are missing: {listed}{', ...' if len(missing) > 3 else ''}. "
+            f"{ann_file} lists {len(file_names)} images, {len(missing)} of them are missing: {listed}{', ...' if len(missing) > 3 else ''}. "
             f"image_prefix must be the folder that the file's names are relative to. {advice}"
         )
 

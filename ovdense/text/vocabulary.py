@@ -10,12 +10,12 @@ Names that clash, are empty or unknown are errors that name them and the file. T
   their ids: "synonyms", "frequency", "kind", "similar" and "descriptions", or else LVIS's "def", are read where present;
 - desco: DesCo's list of {"object", "gpt3_output"}, the latter {"type", "description", "similar objects"} as a string;
 - only for `with_descriptions`: an object, class name -> a description, a list of them, or an object with any of
-  "descriptions", "kind", "similar".
+  "descriptions", "kind", "similar"; or DesCo's vocabulary, noun -> [gpt3_output, frequency].
 
 One of several descriptions may be a plain string; the parts of a description are separated by "; ".
 """
 import difflib
-import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -24,22 +24,14 @@ from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
 from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.text.description_files import gpt3_fields, is_noun_entry, nouns_of
+from ovdense.text.reading import Source, checked_text, checked_texts, read_json
 
 Form = Literal["text", "classes", "categories", "desco", "voc"]
 BUILTIN = ("coco", "lvis", "voc")
 _FOLDER = Path(__file__).parent / "vocabularies"
 _CLASS_KEYS = ("name", "synonyms", "descriptions", "def", "kind", "similar", "frequency", "background")
 _DESCRIPTION_KEYS = ("descriptions", "kind", "similar")
-
-
-class _Source:
-    """Where an entry comes from, for error messages."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def error(self, message: str) -> ValueError:
-        return ValueError(f"{self.name}: {message}")
 
 
 def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Form | None = None) -> Vocabulary:
@@ -58,7 +50,7 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
     if isinstance(source, Vocabulary):
         return source
     if not isinstance(source, (str, Path)):
-        return _vocabulary([_entry({"name": name}, f"class {k}", _Source("names")) for k, name in enumerate(source)], _Source("names"))
+        return _vocabulary([_entry({"name": name}, f"class {k}", Source("names")) for k, name in enumerate(source)], Source("names"))
     if form is None and str(source) in BUILTIN:
         return _builtin(str(source))
     path = Path(source).expanduser()
@@ -69,22 +61,24 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
             f"a vocabulary must be a file, a folder or one of {', '.join(BUILTIN)}, got "
             f"{str(source)!r}; {hint}give an existing path"
         )
-    where = _Source(str(path))
+    where = Source(str(path))
     if form == "voc" or (form is None and path.is_dir()):
         return _vocabulary(_read_voc(path, where), where)
     if form == "text" or (form is None and path.suffix == ".txt"):
         return _vocabulary(_read_text(path, where), where)
     if form is None and path.suffix != ".json":
         raise where.error(f"a vocabulary file must end with .txt or .json, got {path.suffix!r}; rename it or give form=")
-    return _read_json_form(_read_json(path, where), form, where)
+    return _read_json_form(read_json(path, where), form, where)
 
 
-def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping[str, Any]) -> Vocabulary:
+def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping[str, Any], *, tell_missing: bool = True) -> Vocabulary:
     """Return the vocabulary with descriptions attached by class name; classes that are not mentioned stay as they are.
 
     `descriptions` is a mapping, or a JSON file, in one of the forms at the top of this module. Given fields replace those
     of the class. A name is a class's name, or its noun where only one class has it. ValueError names unknown, doubled and
-    empty entries, and the file; only a list of categories, which is of a whole data set, may say more than is asked for.
+    empty entries, and the file; only a list of categories and DesCo's vocabulary, which are of whole data sets, may say more
+    than is asked for. A warning tells how many classes a file leaves with what they had (LVIS's definition) or a bare name,
+    unless `tell_missing` is False.
     """
     where, said, whole_set = _read_descriptions(descriptions)
     if not said:
@@ -105,22 +99,38 @@ def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping
             raise where.error(f"class {entries[k].name!r} must be described once, got it under {taken[k]!r} and {name!r}")
         taken[k] = name
         entries[k] = replace(entries[k], **fields)
+    if tell_missing and not isinstance(descriptions, Mapping):
+        _tell_fallbacks([entry for k, entry in enumerate(entries) if k not in taken and not entry.is_background], len(entries), where)
     return Vocabulary(tuple(entries))
 
 
-def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_Source, list[tuple[str, dict[str, Any]]], bool]:
+def _tell_fallbacks(left: Sequence[ClassEntry], num_classes: int, where: Source) -> None:
+    """Warn about the classes that a file of descriptions does not describe."""
+    if left:
+        bare = [entry.name for entry in left if not entry.descriptions]
+        names = f", {len(bare)} only their name (the first: {', '.join(map(repr, bare[:3]))})" if bare else ""
+        warnings.warn(
+            f"{where.name} leaves {len(left)} of {num_classes} classes undescribed: {len(left) - len(bare)} keep the description that they had"
+            f"{names}; add them to the file if that is not meant",
+            stacklevel=3,
+        )
+
+
+def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[Source, list[tuple[str, dict[str, Any]]], bool]:
     """Return where they come from, each name with the ClassEntry fields given for it, and whether they are a data set's categories."""
     if isinstance(descriptions, Mapping):
-        where, content = _Source("descriptions"), dict(descriptions)
+        where, content = Source("descriptions"), dict(descriptions)
     else:
         path = Path(descriptions).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"a file of descriptions must exist, got {str(path)!r}")
-        where = _Source(str(path))
-        content = _read_json(path, where)
+        where = Source(str(path))
+        content = read_json(path, where)
     form = None
     if isinstance(content, dict):
         form = next((key for key in ("categories", "classes") if isinstance(content.get(key), list) and _is_objects(content[key])), None)
+        if form is None and content and all(map(is_noun_entry, content.values())):
+            return where, _said_of_nouns(content, where), True
         if form is None:
             return where, [(name, _description_fields(name, value, where)) for name, value in content.items()], False
         content = content[form]
@@ -134,11 +144,20 @@ def _read_descriptions(descriptions: str | Path | Mapping[str, Any]) -> tuple[_S
     said = []
     for i, item in enumerate(content):
         fields = _category_fields(item) if form == "categories" else _class_fields(item, i, where)
-        name = _text(fields.get("name"), f"the name of entry {i}", where)
+        name = checked_text(fields.get("name"), f"the name of entry {i}", where)
         given = {key: fields[key] for key in _DESCRIPTION_KEYS if fields.get(key)}
         if given:
             said.append((name, _description_fields(name, given, where)))
     return where, said, form == "categories"
+
+
+def _said_of_nouns(content: dict, where: Source) -> list[tuple[str, dict[str, Any]]]:
+    """Return what DesCo's vocabulary says of its nouns; of several spellings of a noun the most frequent one's."""
+    nouns = nouns_of(content, where, on_broken="skip")
+    said: dict[str, tuple[str, dict[str, Any]]] = {}
+    for noun, entry in sorted(nouns.entries.items(), key=lambda item: -nouns.frequencies[item[0]]):
+        said.setdefault(plain(noun), (noun, {key: value for key in _DESCRIPTION_KEYS if (value := getattr(entry, key))}))
+    return list(said.values())
 
 
 def _is_objects(content: list) -> bool:
@@ -173,25 +192,18 @@ def plain(name: str) -> str:
 @cache
 def _builtin(name: str) -> Vocabulary:
     path = _FOLDER / f"{name}.json"
-    where = _Source(str(path))
-    return _read_json_form(_read_json(path, where), "categories", where)
+    where = Source(str(path))
+    return _read_json_form(read_json(path, where), "categories", where)
 
 
-def _vocabulary(entries: Sequence[ClassEntry], where: _Source) -> Vocabulary:
+def _vocabulary(entries: Sequence[ClassEntry], where: Source) -> Vocabulary:
     try:
         return Vocabulary(tuple(entries))
     except ValueError as error:
         raise where.error(str(error)) from None
 
 
-def _read_json(path: Path, where: _Source) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise where.error(f"the file must be JSON in UTF-8, but {error}; it may be cut short") from None
-
-
-def _read_text(path: Path, where: _Source) -> list[ClassEntry]:
+def _read_text(path: Path, where: Source) -> list[ClassEntry]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -200,7 +212,7 @@ def _read_text(path: Path, where: _Source) -> list[ClassEntry]:
     return [_entry({"name": name}, f"class {k}", where) for k, name in enumerate(names)]
 
 
-def _read_voc(path: Path, where: _Source) -> list[ClassEntry]:
+def _read_voc(path: Path, where: Source) -> list[ClassEntry]:
     folders = [p for p in (path, *sorted(path.glob("VOC20*")), *sorted(path.glob("VOCdevkit/VOC20*"))) if (p / "Annotations").is_dir()]
     if not folders:
         raise where.error("a Pascal VOC folder must hold Annotations (or VOCdevkit/VOC20xx/Annotations), found neither")
@@ -220,7 +232,7 @@ def _read_voc(path: Path, where: _Source) -> list[ClassEntry]:
     return [ClassEntry(name=name) for name in sorted(names)]
 
 
-def _read_json_form(content: Any, form: Form | None, where: _Source) -> Vocabulary:
+def _read_json_form(content: Any, form: Form | None, where: Source) -> Vocabulary:
     if isinstance(content, dict):
         key = next((key for key in ("categories", "classes") if key in content), None)
         if key is None:
@@ -243,7 +255,7 @@ def _read_json_form(content: Any, form: Form | None, where: _Source) -> Vocabula
     return _vocabulary([_entry(_class_fields(c, i, where), f"class {i}", where) for i, c in enumerate(content)], where)
 
 
-def _by_id(categories: list, where: _Source) -> list[dict]:
+def _by_id(categories: list, where: Source) -> list[dict]:
     """Return the categories in the order of their ids, which must be there and differ."""
     seen: dict[int, Any] = {}
     for i, category in enumerate(categories):
@@ -260,7 +272,7 @@ def _by_id(categories: list, where: _Source) -> list[dict]:
 
 def category_entry(category: dict, path: Path) -> ClassEntry:
     """Return the class of one category of the COCO or LVIS file at `path`; ValueError names both."""
-    return _entry(_category_fields(category), f"category {category.get('id')!r}", _Source(str(path)))
+    return _entry(_category_fields(category), f"category {category.get('id')!r}", Source(str(path)))
 
 
 def _category_fields(category: dict) -> dict[str, Any]:
@@ -273,7 +285,7 @@ def _said(item: dict) -> Any:
     return item.get("descriptions") or ([item["def"]] if item.get("def") else [])
 
 
-def _class_fields(item: Any, i: int, where: _Source) -> dict[str, Any]:
+def _class_fields(item: Any, i: int, where: Source) -> dict[str, Any]:
     if isinstance(item, str):
         return {"name": item}
     if not isinstance(item, dict):
@@ -289,22 +301,14 @@ def _class_fields(item: Any, i: int, where: _Source) -> dict[str, Any]:
     return fields
 
 
-def _desco_item(item: Any, i: int, where: _Source) -> tuple[str, dict[str, Any]]:
+def _desco_item(item: Any, i: int, where: Source) -> tuple[str, dict[str, Any]]:
     """Return name and fields of one item of DesCo's list; its gpt3_output is a JSON object written as a string."""
     if not isinstance(item, dict) or not isinstance(item.get("object"), str) or not isinstance(item.get("gpt3_output"), str):
         raise where.error(f"entry {i} must have the strings 'object' and 'gpt3_output', got {str(item)[:80]}")
-    name = item["object"]
-    try:
-        said = json.loads(item["gpt3_output"])
-    except json.JSONDecodeError as error:
-        raise where.error(f"entry {i} ({name!r}): gpt3_output must be JSON, but {error}; correct or drop the entry") from None
-    if not isinstance(said, dict):
-        raise where.error(f"entry {i} ({name!r}): gpt3_output must be a JSON object, got {type(said).__name__}")
-    fields = {"descriptions": said.get("description"), "kind": said.get("type"), "similar": said.get("similar objects")}
-    return name, _description_fields(name, {key: value for key, value in fields.items() if value}, where)
+    return item["object"], gpt3_fields(item["gpt3_output"], f"entry {i} ({item['object']!r})", where)
 
 
-def _description_fields(name: str, value: Any, where: _Source) -> dict[str, Any]:
+def _description_fields(name: str, value: Any, where: Source) -> dict[str, Any]:
     """Return the ClassEntry fields of what is said about class `name`."""
     if isinstance(value, dict):
         unknown = sorted(set(value) - set(_DESCRIPTION_KEYS))
@@ -318,34 +322,20 @@ def _description_fields(name: str, value: Any, where: _Source) -> dict[str, Any]
     made = {}
     for key, given in fields.items():
         what = f"{key} of class {name!r}"
-        made[key] = _text(given, what, where) if key == "kind" else _texts(given, what, where, minimum=1)
+        made[key] = checked_text(given, what, where) if key == "kind" else checked_texts(given, what, where, minimum=1)
     return made
 
 
-def _text(value: Any, what: str, where: _Source) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise where.error(f"{what} must be a non-empty string, got {value!r}")
-    return value.strip()
-
-
-def _texts(value: Any, what: str, where: _Source, minimum: int = 0) -> tuple[str, ...]:
-    """Return a string or a list of strings as a tuple without repeats."""
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, (list, tuple)) or len(values) < minimum:
-        raise where.error(f"{what} must be a string or a non-empty list of strings, got {value!r}")
-    return tuple(dict.fromkeys(_text(v, what, where) for v in values))
-
-
-def _entry(fields: Mapping[str, Any], what: str, where: _Source) -> ClassEntry:
+def _entry(fields: Mapping[str, Any], what: str, where: Source) -> ClassEntry:
     """Return the checked class of raw fields; synonyms are written as people say them, and never repeat the noun."""
     name = fields.get("name")
     if not isinstance(name, str) or not name.strip():
         raise where.error(f"{what} must have a non-empty name, got {name!r}")
     made: dict[str, Any] = {"name": name.strip()}
     for key in ("synonyms", "descriptions", "similar"):
-        made[key] = _texts(fields.get(key, ()), f"{key} of class {name!r}", where)
+        made[key] = checked_texts(fields.get(key, ()), f"{key} of class {name!r}", where)
     if fields.get("kind") is not None:
-        made["kind"] = _text(fields["kind"], f"kind of class {name!r}", where)
+        made["kind"] = checked_text(fields["kind"], f"kind of class {name!r}", where)
     background = fields.get("is_background", False)
     if not isinstance(background, bool):
         raise where.error(f"background of class {name!r} must be true or false, got {background!r}")

@@ -1,0 +1,212 @@
+"""Grounding data: captions with boxes for their phrases (GoldG, Flickr30k Entities), in the form of MDETR's annotation files.
+
+images {id, file_name, height, width, caption}, with DesCo's optional `gpt3_outputs` (sentence -> text); annotations {image_id,
+bbox (x, y, w, h), tokens_positive [[begin, end], ...], characters of the caption}, with the optional `nouns` of their phrases.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
+from ovdense.data.detection import require_images
+from ovdense.data.grounding_captions import nouns_of_phrases
+from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
+from ovdense.registry import DATASETS, TRANSFORMS
+
+
+@DATASETS.register_module()
+class GroundingDetection(Dataset):
+    """Images with a caption and boxes, each of a phrase of it; for training.
+
+    `ann_file` and `image_prefix` are relative to the data root as in `DetectionDataset`. Where a file has images of several
+    sources, `image_prefix` maps each image's `data_source` to its folder ("coco" and "vg" in GoldG's mixed part).
+    A sample has `caption` and `positive_spans` (the spans of each box), `labels` all 0, and what there is of `gpt3_outputs`
+    and `nouns` (phrase -> its nouns); the transforms go on from there. `filter_empty` leaves out images without a box; crowds are left out.
+    ValueError names the file and the entry that is broken.
+    """
+
+    def __init__(
+        self,
+        *,
+        ann_file: str,
+        image_prefix: str | Mapping[str, str] = "",
+        data_root: str | None = None,
+        dataset_name: str = "grounding data",
+        transforms: Sequence[dict | Callable[[dict], dict]] = (),
+        filter_empty: bool = True,
+        seed: int = 0,
+        invalid_boxes: InvalidBoxes = "raise",
+    ) -> None:
+        self.seed, self.dataset_name = seed, dataset_name
+        self.ann_file = require_file(ann_file, data_root, dataset_name).absolute()
+        content = read_json(self.ann_file)
+        images = _entries(content, "images", self.ann_file, ("id", "file_name", "height", "width", "caption"))
+        annotations = [a for a in _entries(content, "annotations", self.ann_file, ("image_id", "bbox", "tokens_positive")) if not a.get("iscrowd")]
+        row_of = _rows(images, self.ann_file)
+        self._images = images
+        self._paths = [_path(image, image_prefix, self.ann_file) for image in images]
+        folder = data_path("", data_root)
+        require_images(folder, self._paths, self.ann_file, f"{where_looked('', data_root)}{how_to_get(dataset_name)}")
+        self._folder = folder
+        self._take(annotations, row_of, invalid_boxes)
+        has_box = np.diff(self._starts) > 0
+        self._served = np.flatnonzero(has_box) if filter_empty else np.arange(len(images))
+        if len(self._served) == 0:
+            raise ValueError(f"{self.ann_file}: must hold at least one image with a box, got {len(images)} images and {len(annotations)} boxes")
+        self.metainfo = {"dataset": dataset_name, "ann_file": str(self.ann_file)}
+        self.transforms = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in transforms]
+
+    def _take(self, annotations: Sequence[dict], row_of: Mapping[int, int], invalid_boxes: InvalidBoxes) -> None:
+        """Keep boxes and spans in flat arrays, sorted by image."""
+        rows, xywh, spans, nouns = [], [], [], []
+        for n, a in enumerate(annotations):
+            where = f"{self.ann_file}: annotations, entry {a.get('id', f'number {n}')}"
+            if a["image_id"] not in row_of:
+                raise ValueError(f"{where}: image_id {a['image_id']!r} is not among the {len(row_of)} images of the file")
+            row = row_of[a["image_id"]]
+            rows.append(row)
+            xywh.append(_four_numbers(a["bbox"], where))
+            spans.append(_spans(a["tokens_positive"], self._images[row]["caption"], where))
+            nouns.append(_nouns(a.get("nouns"), where))
+        xyxy = np.array(xywh, dtype=np.float64).reshape(-1, 4)
+        xyxy[:, 2:] += xyxy[:, :2]
+        good = check_boxes(xyxy, [f"annotation {a.get('id', n)}" for n, a in enumerate(annotations)], self.ann_file, invalid_boxes)
+        order = np.argsort(np.array(rows, dtype=np.int64), kind="stable")
+        order = order[good[order]]
+        self._starts = np.searchsorted(np.array(rows, dtype=np.int64)[order], np.arange(len(self._images) + 1))
+        self._boxes = xyxy[order].astype(np.float32)
+        self._spans, self._nouns = ([given[n] for n in order] for given in (spans, nouns))
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Return [0]: all phrases are of one class, as samplers see it."""
+        return [0]
+
+    def image_info(self, index: int) -> dict[str, Any]:
+        """Return image_id, file_name, path and size_hw of an image."""
+        i = int(self._served[index])
+        image = self._images[i]
+        size_hw = (int(image["height"]), int(image["width"]))
+        return {"image_id": image["id"], "file_name": image["file_name"], "path": str(self._folder / self._paths[i]), "size_hw": size_hw}
+
+    def __getitem__(self, index: int) -> dict:
+        draw, n = divmod(int(index), len(self))
+        if draw < 0:
+            raise IndexError(f"an index must be at least 0, got {index}")
+        i = int(self._served[n])
+        info, image, rows = self.image_info(n), self._images[i], slice(int(self._starts[i]), int(self._starts[i + 1]))
+        boxes = self._boxes[rows].copy()
+        optional = {
+            "gpt3_outputs": image.get("gpt3_outputs"),
+            "nouns": nouns_of_phrases(image["caption"], self._spans[rows], self._nouns[rows]) or None,
+        }
+        sample = {
+            **info,
+            **{key: value for key, value in optional.items() if value is not None},
+            "original_size_hw": info["size_hw"],
+            "boxes_xyxy": boxes,
+            "labels": np.zeros(len(boxes), dtype=np.int64),
+            "caption": image["caption"],
+            "positive_spans": tuple(self._spans[rows]),
+            "rng": np.random.default_rng([self.seed, draw, n]),
+        }
+        for step in self.transforms:
+            sample = step(sample)
+        return sample
+
+
+def _entries(content: Any, key: str, path: Path, required: Sequence[str]) -> list[dict]:
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise ValueError(f"{path}: must be a JSON object with the lists images and annotations; {key!r} is missing; is it in MDETR's form?")
+    for n, entry in enumerate(content[key]):
+        missing = [f for f in required if f not in entry] if isinstance(entry, dict) else list(required)
+        if missing:
+            name = entry.get("id", f"number {n}") if isinstance(entry, dict) else f"number {n}"
+            raise ValueError(f"{path}: {key}, entry {name}: must have {', '.join(missing)}; is it in MDETR's form?")
+    return content[key]
+
+
+def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
+    row_of: dict[int, int] = {}
+    for n, image in enumerate(images):
+        if image["id"] in row_of:
+            raise ValueError(f"{path}: images: the id {image['id']!r} is there twice; ids must be unique")
+        if not isinstance(image["caption"], str) or not image["caption"].strip():
+            raise ValueError(f"{path}: images, entry {image['id']}: the caption must hold a word, got {image['caption']!r}")
+        row_of[image["id"]] = n
+    return row_of
+
+
+def _path(image: dict, prefix: str | Mapping[str, str], path: Path) -> str:
+    """Return the image's path below the data root."""
+    if isinstance(prefix, str):
+        return str(Path(prefix) / image["file_name"])
+    source = image.get("data_source")
+    if source not in prefix:
+        known = ", ".join(prefix)
+        raise ValueError(f"{path}: images, entry {image['id']}: data_source must be one of {known} (those of image_prefix), got {source!r}")
+    return str(Path(prefix[source]) / image["file_name"])
+
+
+def _four_numbers(bbox: Any, where: str) -> list[float]:
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
+        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {bbox!r}")
+    return bbox
+
+
+def _spans(given: Any, caption: str, where: str) -> tuple[tuple[int, int], ...]:
+    """Return the character spans of a box, in order; ValueError unless there is one and all lie in the caption."""
+    good = isinstance(given, list) and given and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
+    if not good or any(not 0 <= begin < end <= len(caption) for begin, end in given):
+        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {given!r}")
+    return tuple((begin, end) for begin, end in given)
+
+
+def _nouns(given: Any, where: str) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(noun, str) and noun.strip() for noun in given):
+        raise ValueError(f"{where}: nouns must be a list of words, got {given!r}")
+    return tuple(given)
+
+
+@DATASETS.register_module()
+class MixedDataset(Dataset):
+    """Several data sets as one, `repeats[n]` times each in every pass; a repeat draws its augmentation anew.
+
+    Each part has its own transforms; all samples must end alike (PackDetection).
+    """
+
+    def __init__(self, *, datasets: Sequence[dict | Dataset], repeats: Sequence[int] | None = None) -> None:
+        self.datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
+        self.repeats = [1] * len(self.datasets) if repeats is None else list(repeats)
+        if not self.datasets or len(self.repeats) != len(self.datasets) or min(self.repeats) < 1:
+            raise ValueError(f"repeats must be one number of at least 1 for each of the data sets, got {self.repeats} for {len(self.datasets)}")
+        self._ends = np.cumsum([len(d) * r for d, r in zip(self.datasets, self.repeats)])
+        self.metainfo = {"dataset": " + ".join(str(getattr(d, "dataset_name", type(d).__name__)) for d in self.datasets)}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _where(self, index: int) -> tuple[int, int, int]:
+        """Return the data set, which of its repeats, and the index in it."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        within = index - (int(self._ends[part - 1]) if part else 0)
+        return (part, *divmod(within, len(self.datasets[part])))
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        part, _, inner = self._where(index)
+        return self.datasets[part].get_cat_ids(inner)
+
+    def __getitem__(self, index: int) -> dict:
+        draw, n = divmod(int(index), len(self))
+        if draw < 0:
+            raise IndexError(f"an index must be at least 0, got {index}")
+        part, repeat, inner = self._where(n)
+        dataset = self.datasets[part]
+        return dataset[inner + len(dataset) * (draw * self.repeats[part] + repeat)]
