@@ -62,4 +62,5 @@ def print_rows(title: str, rows: Sequence[dict]) -> None:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(table)  # a file has no edge

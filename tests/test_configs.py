@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
+from ovdense.methods.desco.model import TestSettings
+
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
 
@@ -66,7 +68,18 @@ def test_config__dump_and_reload_is_the_same(path, tmp_path):
     assert named(Config.fromfile(str(tmp_path / "dumped.py")).to_dict()) == named(cfg.to_dict())
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "desco_lvis"], ids=lambda p: p.stem)
+SMALL = [p for p in CONFIGS if p.stem.endswith(("_mini", "_photos"))]
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in SMALL], ids=lambda p: p.stem)
+def test_config__full_size_ones_share_the_published_model(path):
+    """That model is built, counted and compared with the release in tests/methods/desco/test_full_size.py."""
+    published, own = (dict(Config.fromfile(str(p)).model) for p in (path.with_name("desco_lvis.py"), path))
+    assert {k: v for k, v in own.items() if k != "test"} == {k: v for k, v in published.items() if k != "test"}
+    TestSettings(**own["test"])
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
 def test_config__model_builds(path):
     from ovdense.registry import MODELS
 

@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(model, Desco):
             raise ValueError(f"the published arithmetic is that of Desco, {args.config} has {type(model).__name__}")
         if args.checkpoint is None:
-            model.head.embedding_head.log_scale.data.fill_(-6.0)  # fresh scores are all alike: spread them, so that comparing them means something
+            model.head.embedding_head.log_scale.data.fill_(-4.0)  # fresh scores are all alike: spread them, so that comparing them means something
         image = torch.randint(0, 256, (3, *args.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         images = model.data_preprocessor({"images": [image]}, False)["images"]
         numbers = {"config": args.config, "size_hw": list(args.size), "threads": args.threads, "torch": torch.__version__}

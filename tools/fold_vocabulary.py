@@ -19,7 +19,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--vocab", metavar="NAME|FILE", help="classes: lvis, coco, voc, or a file (.txt with one name a line, .json)")
     asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
-    parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask by names or by descriptions (default: %(default)s)")
+    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), default="names",
+                        help="ask by names, by descriptions, or by names that are whole texts (default: %(default)s)")
     return parser.parse_args(argv)
 
 

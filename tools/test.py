@@ -15,7 +15,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", metavar="FILE.json", help="write the detections in COCO's result form, and the metrics to FILE.metrics.json")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the detections of every image into this folder")
     parser.add_argument("--show-score-thr", type=float, default=0.3, metavar="SCORE", help="draw only detections of at least this score (default: %(default)s)")
-    parser.add_argument("--prompt", choices=("names", "descriptions"), help="ask for classes by name, or by description (default: the config's)")
+    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"),
+                        help="ask for classes by name, by description, or by names that are whole texts (default: the config's)")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,51 @@
-"""Fused attention, in the precision that is fast on the device."""
+"""Fused attention, in the precision and with the memory that suit the device."""
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+
+class DropoutAttention(torch.autograd.Function):
+    """Attention with dropout on its weights, head by head: what torch has no fused kernel for on a CPU.
+
+    Kept for the backward pass: the inputs, the weights and the dropout's pattern; torch's own path also keeps scaled copies of
+    queries and keys and the dropped weights, and works on all heads at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        scale, grow = query.shape[-1] ** -0.5, 1 / (1 - dropout)
+        weights, kept = [], []
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        for h in range(query.shape[1]):
+            logit = torch.matmul(query[:, h], key[:, h].transpose(1, 2)).mul_(scale)
+            if mask is not None:
+                logit.masked_fill_(~mask[:, h if mask.shape[1] > 1 else 0], float("-inf"))
+            weight = logit.softmax(-1)
+            keep = torch.rand_like(weight) >= dropout
+            torch.matmul(weight * keep, value[:, h], out=out[:, h]).mul_(grow)
+            weights.append(weight)
+            kept.append(keep)
+        ctx.scale, ctx.grow = scale, grow
+        ctx.save_for_backward(query, key, value, *weights, *kept)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *rest = ctx.saved_tensors
+        heads = query.shape[1]
+        d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        for h, (weight, keep) in enumerate(zip(rest[:heads], rest[heads:])):
+            g = grad[:, h] * ctx.grow
+            torch.matmul((weight * keep).transpose(1, 2), g, out=d_value[:, h])
+            d_weight = torch.matmul(g, value[:, h].transpose(1, 2)).mul_(keep)
+            d_logit = (d_weight - (d_weight * weight).sum(-1, keepdim=True)).mul_(weight).mul_(ctx.scale)
+            torch.matmul(d_logit, key[:, h], out=d_query[:, h])
+            torch.matmul(d_logit.transpose(1, 2), query[:, h], out=d_key[:, h])
+        return d_query, d_key, d_value, None, None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None, *, dropout: float = 0.0) -> Tensor:
@@ -12,8 +56,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = Non
     On a CPU it runs in float32 under autocast too: the backward pass of the bfloat16 kernel takes twice as long.
     """
     mask = None if valid is None else valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
-    if query.device.type != "cpu" or query.dtype == torch.float32:
+    if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     with torch.autocast("cpu", enabled=False):
-        mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask, dropout_p=dropout)
+        exact = [t if t.dtype == torch.float64 else t.float() for t in (query, key, value)]
+        mixed = DropoutAttention.apply(*exact, mask, dropout) if dropout else F.scaled_dot_product_attention(*exact, attn_mask=mask)
     return mixed.to(query.dtype)

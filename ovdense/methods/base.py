@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from ovdense.structures import DetectionTarget, Results, Vocabulary
 
+PROMPTS = ("names", "descriptions", "texts")
+
 
 class ImagePreprocessor(BaseDataPreprocessor):
     """Normalise uint8 RGB images (3, H, W), pad each with zeros to the batch's largest size, a multiple of `divisor`.
@@ -46,9 +48,13 @@ class OpenVocabModel(BaseModel):
         self.prompt = "names"
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
-        """Predict these classes from now on. `prompt`: "names", or "descriptions" (names and what they look like)."""
-        if prompt not in ("names", "descriptions"):
-            raise ValueError(f'prompt must be "names" or "descriptions", got {prompt!r}')
+        """Predict these classes from now on.
+
+        `prompt`: "names", "descriptions" (names and what they look like), or "texts" (names that are whole texts, asked as
+        OmniLabel's are: more than two words alone, shorter ones together).
+        """
+        if prompt not in PROMPTS:
+            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
         self.vocabulary, self.prompt = vocabulary, prompt
 
     @abstractmethod

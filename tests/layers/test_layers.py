@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d
 
+from ovdense.layers.attention import attend
 from ovdense.layers.bert_layer import BertLayer
 from ovdense.layers.deform import deform_conv3x3
 from ovdense.layers.dyhead import DyConv, DynamicReLU, read_flat
@@ -123,3 +124,47 @@ def test_pyramid__strides_sizes_and_top_down_by_hand():
 def test_pyramid__wrong_number_of_maps_is_an_error():
     with pytest.raises(ValueError, match="built for 2 feature maps, got 1"):
         FeaturePyramid((1, 1))([FeatureMap(tensor_BCHW=torch.zeros(1, 1, 2, 2), stride=8)])
+
+
+# attention
+
+
+def attention_inputs(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 4, dtype=dtype, generator=generator).requires_grad_() for n in (5, 7, 7))
+    valid = torch.rand(2, 7, generator=generator) > 0.3
+    valid[:, 0] = True
+    return query, key, value, valid
+
+
+@pytest.mark.parametrize("shape", ["none", "keys", "queries"])
+def test_attend__dropout_has_the_gradient_of_what_it_computes(shape):
+    query, key, value, valid = attention_inputs()
+    mask = {"none": None, "keys": valid, "queries": valid[:, None].expand(2, 5, 7)}[shape]
+
+    def same_draws(*tensors):
+        torch.manual_seed(3)
+        return attend(*tensors, mask, dropout=0.3)
+
+    assert torch.autograd.gradcheck(same_draws, (query, key, value))
+
+
+def test_attend__dropout_is_right_on_average_and_vanishes_with_its_rate():
+    query, key, value, valid = attention_inputs()
+    exact = attend(query, key, value, valid)
+    torch.testing.assert_close(attend(query, key, value, valid, dropout=1e-12), exact)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = torch.stack([attend(query, key, value, valid, dropout=0.3) for _ in range(2000)])
+    spread = drawn.std(0) / 2000**0.5
+    assert ((drawn.mean(0) - exact).abs() <= 5 * spread + 1e-9).all() and float(spread.max()) > 0
+
+
+def test_attend__dropout_never_looks_at_padding():
+    query, key, value, valid = attention_inputs(torch.float32)
+    torch.manual_seed(0)
+    first = attend(query, key, value, valid, dropout=0.3)
+    with torch.no_grad():
+        other_key, other_value = (t.masked_fill(~valid[:, None, :, None], 1e3) for t in (key, value))
+    torch.manual_seed(0)
+    torch.testing.assert_close(attend(query, other_key, other_value, valid, dropout=0.3), first)

@@ -63,6 +63,6 @@ def unfold(model_cfg: Mapping[str, Any], folded: Mapping[str, Any], origin: str 
 
 
 def _check_chunks(chunks: Sequence[Mapping[str, Any]], classes: list[int], width: int, origin: str) -> None:
-    found = [k for c in chunks for k in c["classes"].tolist()]
+    found = sorted(k for c in chunks for k in c["classes"].tolist())
     if found != classes or any(c["hidden_LD"].shape[1] != width for c in chunks):
-        raise ValueError(f"{origin}: the chunks must hold each of the {len(classes)} classes once, in order, with features of width {width}; fold it anew")
+        raise ValueError(f"{origin}: the chunks must hold each of the {len(classes)} classes once, with features of width {width}; fold it anew")

@@ -4,6 +4,7 @@ One block = deep fusion over all levels at once, a BERT layer on the tokens, a d
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,7 +32,10 @@ class HeadOutputs:
 
 
 class FusionTowerBlock(nn.Module):
-    """Fuse, update tokens, update maps."""
+    """Fuse, update tokens, update maps.
+
+    `checkpointing` keeps neither half's insides for the backward pass, but recomputes one half at a time.
+    """
 
     def __init__(self, channels: int, text_width: int, *, num_blocks: int, embed_width: int, num_heads: int, bert_heads: int,
                  bert_ffn: int, dropout: float, deformable: bool, coarse_offsets: str) -> None:
@@ -40,9 +44,18 @@ class FusionTowerBlock(nn.Module):
         self.text = BertLayer(text_width, num_heads=bert_heads, ffn_width=bert_ffn, dropout=dropout)
         self.image = DyConv(channels, deformable=deformable, coarse_offsets=coarse_offsets)
 
-    def forward(self, text_BLD: Tensor, valid_BL: Tensor, together: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    def _fuse(self, text_BLD: Tensor, valid_BL: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         fused, text = self.fuse(list(maps), text_BLD, valid_BL)
-        return self.text(text, together), *self.image(fused)
+        return text, *fused
+
+    def _update(self, text_BLD: Tensor, together: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        return self.text(text_BLD, together), *self.image(list(maps))
+
+    def forward(self, text_BLD: Tensor, valid_BL: Tensor, together: Tensor, maps: Sequence[Tensor], *, checkpointing: bool = False) -> tuple[Tensor, ...]:
+        """Return the tokens and then the maps."""
+        run = partial(checkpoint, use_reentrant=False) if checkpointing else lambda part, *given: part(*given)
+        text, *fused = run(self._fuse, text_BLD, valid_BL, *maps)
+        return run(self._update, text, together, *fused)
 
 
 class DescoHead(nn.Module):
@@ -78,10 +91,7 @@ class DescoHead(nn.Module):
         """Return the maps and the tokens after all blocks."""
         maps, together = list(maps), valid_BL if together_BLL is None else together_BLL
         for block in self.blocks:
-            if self.checkpointing and self.training:
-                text_BLD, *maps = checkpoint(block, text_BLD, valid_BL, together, *maps, use_reentrant=False)
-            else:
-                text_BLD, *maps = block(text_BLD, valid_BL, together, *maps)
+            text_BLD, *maps = block(text_BLD, valid_BL, together, maps, checkpointing=self.checkpointing and self.training)
         return maps, text_BLD
 
     def _tokens(self, maps: Sequence[Tensor], text_BLD: Tensor, valid_BL: Tensor) -> TokenLogits:

@@ -21,9 +21,10 @@ from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead
 from ovdense.registry import MODELS
 from ovdense.structures import DetectionTarget, FeatureMap, Results, TokenizedText, Vocabulary
+from ovdense.text.evaluation_prompts import omnilabel_chunks
 from ovdense.text.phrases import phrase_map
 from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token
-from ovdense.text.prompts import chunk_vocabulary
+from ovdense.text.prompts import PromptChunk, chunk_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +128,7 @@ class Desco(OpenVocabModel):
 
     @torch.no_grad()
     def encode_text(self, vocabulary: Vocabulary) -> list[EncodedChunk]:
-        tokenizer = self.text_encoder.tokenizer
-        prompts = chunk_vocabulary(vocabulary, tokenizer, prompt=self.prompt, max_classes=self.test.max_classes, max_tokens=self.test.max_tokens - 2)
-        chunks = []
+        tokenizer, prompts, chunks = self.text_encoder.tokenizer, self._prompts(vocabulary), []
         for start in range(0, len(prompts), 16):
             group = prompts[start : start + 16]
             tokenized = tokenizer.encode([p.caption for p in group], max_tokens=self.test.max_tokens).to(self.device)
@@ -147,6 +146,12 @@ class Desco(OpenVocabModel):
                     )
                 )
         return chunks
+
+    def _prompts(self, vocabulary: Vocabulary) -> list[PromptChunk]:
+        most = self.test.max_classes
+        if self.prompt == "texts":
+            return omnilabel_chunks(vocabulary.names, max_texts=most or len(vocabulary))
+        return chunk_vocabulary(vocabulary, self.text_encoder.tokenizer, prompt=self.prompt, max_classes=most, max_tokens=self.test.max_tokens - 2)
 
     def score(self, features: list[FeatureMap], text: Sequence[EncodedChunk]) -> Iterator[list[ChunkScores]]:
         """Yield, chunk by chunk, the scores of each image: memory does not grow with the vocabulary."""

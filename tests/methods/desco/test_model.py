@@ -114,6 +114,18 @@ def test_predict__boxes_come_in_pixels_of_the_file():
     assert large.boxes_xyxy[:, 2].max() <= 288 and large.boxes_xyxy.min() >= 0
 
 
+def test_predict__whole_texts_run_alone_and_short_ones_together():
+    model = tiny(max_classes=20)
+    texts = ["a red chair left of the table", "dog", "the man who holds a kite", "fire hydrant"]
+    model.set_vocabulary(Vocabulary.of(texts), prompt="texts")
+    assert [c.classes.tolist() for c in model.text()] == [[0], [2], [1, 3]]
+    together = predict(model, [image(1)], [target(1)])[0]
+    assert set(together.labels.tolist()) == {0, 1, 2, 3}
+    model.set_vocabulary(Vocabulary.of(texts[:1]), prompt="texts")
+    alone = predict(model, [image(1)], [target(1)])[0]
+    torch.testing.assert_close(together.scores[together.labels == 0], alone.scores)
+
+
 def test_predict__without_a_vocabulary_is_an_error():
     with pytest.raises(ValueError, match="set_vocabulary"):
         predict(tiny(), [image(0)], [target(0)])
