@@ -9,7 +9,7 @@ from pathlib import Path
 from ovdense.measure import PeakMemory, median_seconds, print_rows
 from ovdense.runs import clean_errors
 
-ADJECTIVES = ("small", "old", "wooden", "painted")
+ADJECTIVES = ("small", "old", "wooden", "painted", "broken", "shiny", "heavy", "folded")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
