@@ -99,13 +99,14 @@ def _part_table() -> Mapping[str, tuple[int, int]]:
 
 
 def part_places(caption: CaptionWords, known: Collection[str], kind: str) -> Iterator[Place]:
-    """Yield the parts that things are said to have ("with a handle"), and other parts that the text and `known` do not name."""
+    """Yield the parts that things are said to have ("with a handle"), and rarer parts of the family that the text and `known` do not name."""
     table, said = _part_table(), {word.lower for word in caption.words} | set(known)
     for i, word in enumerate(caption.words):
         if word.lower not in table or not caption.may_change(i) or not _is_had(caption, i):
             continue
         family, number = table[word.lower]
-        options = [names[number] for names in caption.lexicon.parts[family] if not said.intersection(names)]
+        parts = caption.lexicon.parts[family]
+        options = [names[number] for names in parts if not said.intersection(names) and not caption.lexicon.has("expected_parts", names[0])]
         if options:
             yield Place(kind=kind, options=tuple((_edit(caption, i, i + 1, option),) for option in options))
 
