@@ -48,6 +48,7 @@ METRICS = Registry(
         "ovdense.evaluation.descriptions",
         "ovdense.evaluation.omnilabel",
         "ovdense.evaluation.d3",
+        "ovdense.evaluation.grounding",
         "ovdense.methods.reporting",
     ],
 )

@@ -1,7 +1,7 @@
 """Grounding data: captions with boxes for their phrases (GoldG, Flickr30k Entities), in the form of MDETR's annotation files.
 
-images {id, file_name, height, width, caption}, with DesCo's optional `gpt3_outputs` (sentence -> text); annotations {image_id,
-bbox (x, y, w, h), tokens_positive [[begin, end], ...], characters of the caption}, with the optional `nouns` of their phrases.
+See `compat.grounding` for the form. For training, images may have DesCo's `gpt3_outputs` (sentence -> text), and annotations
+the `nouns` of their phrases. For testing, an image is asked for the phrases of its caption.
 """
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from ovdense.compat.grounding import CaptionPhrases, annotation_place, four_numbers, grounding_entries, image_row, phrases_of_images, spans_of
 from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
 from ovdense.data.detection import require_images
 from ovdense.data.grounding_captions import nouns_of_phrases
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
+from ovdense.structures import Vocabulary
 
 
 @DATASETS.register_module()
@@ -42,18 +44,14 @@ class GroundingDetection(Dataset):
     ) -> None:
         self.seed, self.dataset_name = seed, dataset_name
         self.ann_file = require_file(ann_file, data_root, dataset_name).absolute()
-        content = read_json(self.ann_file)
-        images = _entries(content, "images", self.ann_file, ("id", "file_name", "height", "width", "caption"))
-        annotations = [a for a in _entries(content, "annotations", self.ann_file, ("image_id", "bbox", "tokens_positive")) if not a.get("iscrowd")]
-        row_of = _rows(images, self.ann_file)
+        images, annotations, row_of = grounding_entries(read_json(self.ann_file), self.ann_file)
         self._images = images
         self._paths = [_path(image, image_prefix, self.ann_file) for image in images]
         folder = data_path("", data_root)
         require_images(folder, self._paths, self.ann_file, f"{where_looked('', data_root)}{how_to_get(dataset_name)}")
         self._folder = folder
         self._take(annotations, row_of, invalid_boxes)
-        has_box = np.diff(self._starts) > 0
-        self._served = np.flatnonzero(has_box) if filter_empty else np.arange(len(images))
+        self._served = self._choose(annotations, row_of, filter_empty)
         if len(self._served) == 0:
             raise ValueError(f"{self.ann_file}: must hold at least one image with a box, got {len(images)} images and {len(annotations)} boxes")
         self.metainfo = {"dataset": dataset_name, "ann_file": str(self.ann_file)}
@@ -63,13 +61,11 @@ class GroundingDetection(Dataset):
         """Keep boxes and spans in flat arrays, sorted by image."""
         rows, xywh, spans, nouns = [], [], [], []
         for n, a in enumerate(annotations):
-            where = f"{self.ann_file}: annotations, entry {a.get('id', f'number {n}')}"
-            if a["image_id"] not in row_of:
-                raise ValueError(f"{where}: image_id {a['image_id']!r} is not among the {len(row_of)} images of the file")
-            row = row_of[a["image_id"]]
+            where = annotation_place(self.ann_file, a, n)
+            row = image_row(a, row_of, where)
             rows.append(row)
-            xywh.append(_four_numbers(a["bbox"], where))
-            spans.append(_spans(a["tokens_positive"], self._images[row]["caption"], where))
+            xywh.append(four_numbers(a["bbox"], where))
+            spans.append(spans_of(a["tokens_positive"], self._images[row]["caption"], where))
             nouns.append(_nouns(a.get("nouns"), where))
         xyxy = np.array(xywh, dtype=np.float64).reshape(-1, 4)
         xyxy[:, 2:] += xyxy[:, :2]
@@ -79,6 +75,10 @@ class GroundingDetection(Dataset):
         self._starts = np.searchsorted(np.array(rows, dtype=np.int64)[order], np.arange(len(self._images) + 1))
         self._boxes = xyxy[order].astype(np.float32)
         self._spans, self._nouns = ([given[n] for n in order] for given in (spans, nouns))
+
+    def _choose(self, annotations: Sequence[dict], row_of: Mapping[int, int], filter_empty: bool) -> np.ndarray:
+        """Return the rows of the images that are served."""
+        return np.flatnonzero(np.diff(self._starts) > 0) if filter_empty else np.arange(len(self._images))
 
     def __len__(self) -> int:
         return len(self._served)
@@ -120,28 +120,6 @@ class GroundingDetection(Dataset):
         return sample
 
 
-def _entries(content: Any, key: str, path: Path, required: Sequence[str]) -> list[dict]:
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise ValueError(f"{path}: must be a JSON object with the lists images and annotations; {key!r} is missing; is it in MDETR's form?")
-    for n, entry in enumerate(content[key]):
-        missing = [f for f in required if f not in entry] if isinstance(entry, dict) else list(required)
-        if missing:
-            name = entry.get("id", f"number {n}") if isinstance(entry, dict) else f"number {n}"
-            raise ValueError(f"{path}: {key}, entry {name}: must have {', '.join(missing)}; is it in MDETR's form?")
-    return content[key]
-
-
-def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
-    row_of: dict[int, int] = {}
-    for n, image in enumerate(images):
-        if image["id"] in row_of:
-            raise ValueError(f"{path}: images: the id {image['id']!r} is there twice; ids must be unique")
-        if not isinstance(image["caption"], str) or not image["caption"].strip():
-            raise ValueError(f"{path}: images, entry {image['id']}: the caption must hold a word, got {image['caption']!r}")
-        row_of[image["id"]] = n
-    return row_of
-
-
 def _path(image: dict, prefix: str | Mapping[str, str], path: Path) -> str:
     """Return the image's path below the data root."""
     if isinstance(prefix, str):
@@ -153,26 +131,53 @@ def _path(image: dict, prefix: str | Mapping[str, str], path: Path) -> str:
     return str(Path(prefix[source]) / image["file_name"])
 
 
-def _four_numbers(bbox: Any, where: str) -> list[float]:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
-        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {bbox!r}")
-    return bbox
-
-
-def _spans(given: Any, caption: str, where: str) -> tuple[tuple[int, int], ...]:
-    """Return the character spans of a box, in order; ValueError unless there is one and all lie in the caption."""
-    good = isinstance(given, list) and given and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
-    if not good or any(not 0 <= begin < end <= len(caption) for begin, end in given):
-        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {given!r}")
-    return tuple((begin, end) for begin, end in given)
-
-
 def _nouns(given: Any, where: str) -> tuple[str, ...] | None:
     if given is None:
         return None
     if not isinstance(given, list) or not all(isinstance(noun, str) and noun.strip() for noun in given):
         raise ValueError(f"{where}: nouns must be a list of words, got {given!r}")
     return tuple(given)
+
+
+@DATASETS.register_module()
+class PhraseGroundingDetection(GroundingDetection):
+    """Captions whose phrases are to be found, for testing: class k of an image is phrase k of its caption (`phrases_of_image`).
+
+    `methods.asking.CaptionTestLoop` asks each image its caption. `vocabulary` only numbers the phrases, up to the most that a
+    caption has. Images without a phrase are left out, as published. `invalid_boxes` speaks of the samples' boxes alone: the
+    phrases keep theirs, since the published evaluation counts a phrase whose box is empty as one that is never found.
+    Other arguments: see `GroundingDetection`.
+    """
+
+    prompt = "captions"
+
+    def __init__(
+        self,
+        *,
+        ann_file: str,
+        image_prefix: str = "",
+        data_root: str | None = None,
+        dataset_name: str = "Flickr30k Entities",
+        transforms: Sequence[dict | Callable[[dict], dict]] = (),
+        invalid_boxes: InvalidBoxes = "raise",
+    ) -> None:
+        super().__init__(
+            ann_file=ann_file, image_prefix=image_prefix, data_root=data_root, dataset_name=dataset_name, transforms=transforms, invalid_boxes=invalid_boxes
+        )
+        self.image_folder = self._folder / image_prefix
+        self.vocabulary = Vocabulary.of([f"phrase {n + 1}" for n in range(max(map(len, self._phrases.values())))])
+        self.metainfo |= {"classes": self.vocabulary.names, "prompt": self.prompt}
+
+    def _choose(self, annotations: Sequence[dict], row_of: Mapping[int, int], filter_empty: bool) -> np.ndarray:
+        found = phrases_of_images(self._images, annotations, row_of, self.ann_file)
+        self._phrases = {image["id"]: phrases for image, phrases in zip(self._images, found) if len(phrases)}
+        return np.array([row for row, phrases in enumerate(found) if len(phrases)], dtype=np.int64)
+
+    def phrases_of_image(self, image_id: int) -> CaptionPhrases:
+        """Return the caption and the phrases of the image with this id; KeyError for an unknown one."""
+        if image_id not in self._phrases:
+            raise KeyError(f"image {image_id} is not among the {len(self._phrases)} images with a phrase of {self.ann_file}")
+        return self._phrases[image_id]
 
 
 @DATASETS.register_module()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovdense.structures import DetectionTarget, Results, Vocabulary
+from ovdense.text.prompts import PromptChunk
 
 PROMPTS = ("names", "descriptions", "texts")
 
@@ -46,6 +47,7 @@ class OpenVocabModel(BaseModel):
         super().__init__(data_preprocessor=ImagePreprocessor(mean=mean, std=std, divisor=divisor))
         self.vocabulary: Vocabulary | None = None
         self.prompt = "names"
+        self.asked: tuple[PromptChunk, ...] | None = None
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on.
@@ -55,7 +57,14 @@ class OpenVocabModel(BaseModel):
         """
         if prompt not in PROMPTS:
             raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
-        self.vocabulary, self.prompt = vocabulary, prompt
+        self.vocabulary, self.prompt, self.asked = vocabulary, prompt, None
+
+    def ask(self, prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:
+        """Predict these classes from now on, asked by these very captions; each class stands in one of them, by its spans.
+
+        `prompt` is then "captions", and `asked` has them. For models that read captions; NotImplementedError says so of the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not read captions, so it cannot be asked by them; call set_vocabulary(vocabulary) instead")
 
     @abstractmethod
     def encode_image(self, images: Tensor) -> Any:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovdense.data.grounding import GroundingDetection, MixedDataset
+from ovdense.data.grounding import GroundingDetection, MixedDataset, PhraseGroundingDetection
 from ovdense.data.grounding_descriptions import GroundingOutput, format_grounding_output
 from ovdense.data.grounding_queries import GroundingQueries
 from ovdense.data.samplers import ResumableInfiniteSampler
@@ -150,3 +150,41 @@ def test_grounding__queries_describe_what_was_said_of_the_phrases(files, monkeyp
         assert len(sample["positive_spans"]) == len(sample["boxes_xyxy"]) and "gpt3_outputs" not in sample and "nouns" not in sample
     assert CAPTION in captions and len(captions) > 5
     assert any("a kind of toy" in c for c in captions) and any("right of a blue cube" in c for c in captions)
+
+
+def phrases_of(folder, **changed):
+    return PhraseGroundingDetection(**dict(ann_file="train.json", image_prefix="photos", data_root=str(folder)) | changed)
+
+
+def test_phrases__are_the_listed_ones_with_every_box_that_speaks_of_them(files):
+    data = phrases_of(files(lambda c: c["images"][0].update(tokens_positive_eval=[[[19, 30]], [[0, 10]], [[2, 5]]], original_img_id=3, sentence_id=1)))
+    of_image = data.phrases_of_image(7)
+    assert of_image.texts == ("a blue cube", "a red ball", "red") and of_image.caption == CAPTION
+    assert [b.tolist() for b in of_image.boxes_xyxy] == [[[30, 5, 50, 15]], [[5, 5, 25, 15]], [[30, 5, 50, 15]]]
+    assert [data.image_info(n)["image_id"] for n in range(len(data))] == [7, 8], "the image without a phrase is left out"
+    assert data.vocabulary.names == data.metainfo["classes"] == ("phrase 1", "phrase 2", "phrase 3") and data.prompt == data.metainfo["prompt"] == "captions"
+    assert data[0]["caption"] == CAPTION and data.image_folder.name == "photos"
+
+
+def test_phrases__without_a_list_are_the_spans_of_the_boxes(files):
+    data = phrases_of(files())
+    assert data.phrases_of_image(7).spans == (((0, 10),), ((2, 5), (19, 30))) and data.phrases_of_image(8).texts == ("cubes",)
+    with pytest.raises(KeyError, match="image 9 is not among the 2 images with a phrase"):
+        data.phrases_of_image(9)
+
+
+def test_phrases__keep_boxes_that_samples_drop(files):
+    folder = files(lambda c: c["annotations"][1].update(bbox=[5, 5, 0, 10]))
+    with pytest.warns(UserWarning, match="1"):
+        data = phrases_of(folder, invalid_boxes="drop")
+    assert len(data[0]["boxes_xyxy"]) == 1 and data.phrases_of_image(7).boxes_xyxy[0].tolist() == [[5, 5, 5, 15]]
+
+
+@pytest.mark.parametrize(("edit", "said"), [
+    (lambda c: c["images"][0].update(tokens_positive_eval=[[[0, 1]]]), "entry 7: each phrase must have a box, 'a'"),
+    (lambda c: c["images"][0].update(tokens_positive_eval=[[]]), "entry 7: tokens_positive_eval, phrase 0"),
+    (lambda c: c.update(annotations=[]), "at least one image with a box"),
+])  # fmt: skip
+def test_phrases__broken_lists_are_named(files, edit, said):
+    with pytest.raises(ValueError, match=said):
+        phrases_of(files(edit))

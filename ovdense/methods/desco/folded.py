@@ -38,6 +38,8 @@ def fold(model: Desco) -> dict[str, Any]:
     """Return the model for the vocabulary that was set, without its language model: tensors and plain values, for a file."""
     if model.vocabulary is None:
         raise ValueError("the vocabulary to fold must be known first; call set_vocabulary(vocabulary)")
+    if model.asked is not None:
+        raise ValueError("a model that was asked by captions cannot be folded; call set_vocabulary(vocabulary) first")
     chunks = [{f.name: None if (part := getattr(chunk, f.name)) is None else part.cpu() for f in fields(chunk)} for chunk in model.text()]
     entries = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(entry).items()} for entry in model.vocabulary]
     weights = {n: t.cpu() for n, t in model.state_dict().items() if not n.startswith(_TEXT)}

@@ -126,9 +126,13 @@ class Desco(OpenVocabModel):
     def encode_image(self, images: Tensor) -> list[FeatureMap]:
         return self.neck(self.backbone(images))
 
-    @torch.no_grad()
     def encode_text(self, vocabulary: Vocabulary) -> list[EncodedChunk]:
-        tokenizer, prompts, chunks = self.text_encoder.tokenizer, self._prompts(vocabulary), []
+        return self.encode_prompts(self._prompts(vocabulary))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[PromptChunk]) -> list[EncodedChunk]:
+        """Return the captions encoded, one chunk each; ValueError names one that is over `max_tokens`."""
+        tokenizer, chunks = self.text_encoder.tokenizer, []
         for start in range(0, len(prompts), 16):
             group = prompts[start : start + 16]
             tokenized = tokenizer.encode([p.caption for p in group], max_tokens=self.test.max_tokens).to(self.device)
@@ -205,13 +209,22 @@ class Desco(OpenVocabModel):
 
     # modes
 
+    def ask(self, prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:
+        said = sorted(k for p in prompts for k in p.class_indices)
+        classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
+        if said != classes:
+            raise ValueError(f"each of the {len(classes)} classes must stand in one of the captions, got the classes {said[:20]} in {len(prompts)} captions")
+        chunks = self.encode_prompts(prompts)  # what does not fit is said before anything changes
+        self.vocabulary, self.prompt, self.asked = vocabulary, "captions", tuple(prompts)
+        self._chunks = ((vocabulary, self.asked), chunks)
+
     def text(self) -> list[EncodedChunk]:
         """Return the encoded chunks of the vocabulary: made at the first call after it was set, then reused."""
         if self.vocabulary is None:
             raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
-        key = (self.vocabulary, self.prompt)
+        key = (self.vocabulary, self.prompt if self.asked is None else self.asked)
         if self._chunks is None or self._chunks[0] != key:
-            self._chunks = (key, self.encode_text(self.vocabulary))
+            self._chunks = (key, self.encode_text(self.vocabulary) if self.asked is None else self.encode_prompts(self.asked))
         elif self._chunks[1][0].hidden_LD.device != self.device:
             self._chunks = (key, [chunk.to(self.device) for chunk in self._chunks[1]])
         return self._chunks[1]

@@ -5,6 +5,7 @@ import torch
 from ovdense.methods.checkpoints import read_checkpoint, write_checkpoint
 from ovdense.methods.desco.folded import fold, unfold
 from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.text.prompts import PromptChunk
 from tests.methods.desco.test_model import TINY_BERT, VOCABULARY, count_calls, image, predict, same, target, tiny
 
 
@@ -138,6 +139,10 @@ def test_fold__another_vocabulary_is_refused_and_the_first_one_stays():
 def test_unfold__says_what_is_wrong_with_a_file():
     model = tiny()
     with pytest.raises(ValueError, match="set_vocabulary"):
+        fold(model)
+    caption = PromptChunk(caption="a cat", class_indices=(0,), spans_per_class=(((2, 5),),))
+    model.ask([caption], Vocabulary.of(["cat"]))
+    with pytest.raises(ValueError, match="asked by captions"):
         fold(model)
     model.set_vocabulary(VOCABULARY)
     folded = fold(model)

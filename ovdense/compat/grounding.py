@@ -1,0 +1,129 @@
+"""MDETR's annotation form for grounding data (arXiv 2104.12763), for the data sets and the metric.
+
+images {id, file_name, height, width, caption}, where Flickr30k Entities has also tokens_positive_eval (the phrases to be
+found, each a list of spans), original_img_id and sentence_id; annotations {image_id, bbox (x, y, w, h), tokens_positive
+[[begin, end], ...], the characters of the caption that speak of the box}.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Span = tuple[int, int]
+Spans = tuple[Span, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPhrases:
+    """A caption and what is looked for in its image: of each phrase its `spans`, and its boxes (N, 4) xyxy float64 in pixels of the file."""
+
+    caption: str
+    spans: tuple[Spans, ...]
+    boxes_xyxy: tuple[np.ndarray, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.spans) != len(self.boxes_xyxy):
+            raise ValueError(f"{len(self.spans)} phrases need as many arrays of boxes, got {len(self.boxes_xyxy)}")
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the words of each phrase."""
+        return tuple(" ".join(self.caption[begin:end] for begin, end in spans) for spans in self.spans)
+
+
+def grounding_entries(content: Any, path: Path) -> tuple[list[dict], list[dict], dict[int, int]]:
+    """Return images, annotations without crowds, and the row of each image id; ValueError names the file and the entry that is broken."""
+    images = _entries(content, "images", path, ("id", "file_name", "height", "width", "caption"))
+    annotations = [a for a in _entries(content, "annotations", path, ("image_id", "bbox", "tokens_positive")) if not a.get("iscrowd")]
+    return images, annotations, _rows(images, path)
+
+
+def annotation_place(path: Path, annotation: dict, n: int) -> str:
+    """Return how errors name annotation `n` of a file."""
+    return f"{path}: annotations, entry {annotation.get('id', f'number {n}')}"
+
+
+def image_row(annotation: dict, row_of: dict[int, int], where: str) -> int:
+    """Return the row of the annotation's image; ValueError for an unknown one."""
+    if annotation["image_id"] not in row_of:
+        raise ValueError(f"{where}: image_id {annotation['image_id']!r} is not among the {len(row_of)} images of the file")
+    return row_of[annotation["image_id"]]
+
+
+def four_numbers(bbox: Any, where: str) -> list[float]:
+    """Return x, y, width, height; ValueError unless they are numbers."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
+        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {bbox!r}")
+    return bbox
+
+
+def spans_of(given: Any, caption: str, where: str) -> Spans:
+    """Return character spans in their order; ValueError unless there is one and all lie in the caption."""
+    good = isinstance(given, list) and given and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
+    if not good or any(not 0 <= begin < end <= len(caption) for begin, end in given):
+        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {given!r}")
+    return tuple((begin, end) for begin, end in given)
+
+
+def phrases_of_images(images: Sequence[dict], annotations: Sequence[dict], row_of: dict[int, int], path: Path) -> tuple[CaptionPhrases, ...]:
+    """Return the phrases of each image with their boxes.
+
+    The phrases are the image's tokens_positive_eval; without that, the different tokens_positive of its boxes, in the order of
+    the file. A box is a phrase's when its tokens_positive hold all spans of the phrase: MDETR lists, for a box, every mention
+    of everything that it shows. ValueError for a phrase without a box.
+    """
+    xyxy_of: list[list[tuple[float, float, float, float]]] = [[] for _ in images]
+    spans: list[list[Spans]] = [[] for _ in images]
+    for n, a in enumerate(annotations):
+        where = annotation_place(path, a, n)
+        row = image_row(a, row_of, where)
+        x, y, w, h = four_numbers(a["bbox"], where)
+        xyxy_of[row].append((x, y, x + w, y + h))
+        spans[row].append(spans_of(a["tokens_positive"], images[row]["caption"], where))
+    return tuple(_phrases(image, boxes, of_box, path) for image, boxes, of_box in zip(images, xyxy_of, spans))
+
+
+def _phrases(image: dict, boxes: Sequence[Sequence[float]], spans: Sequence[Spans], path: Path) -> CaptionPhrases:
+    where = f"{path}: images, entry {image['id']}"
+    asked = image.get("tokens_positive_eval")
+    if asked is None:
+        phrases = tuple(dict.fromkeys(tuple(sorted(of_box)) for of_box in spans))
+    elif not isinstance(asked, list):
+        raise ValueError(f"{where}: tokens_positive_eval must be a list of phrases, each a list of spans, got {asked!r}")
+    else:
+        phrases = tuple(spans_of(given, image["caption"], f"{where}: tokens_positive_eval, phrase {n}") for n, given in enumerate(asked))
+    xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    shown = [frozenset(of_box) for of_box in spans]
+    found = tuple(xyxy[[n for n, held in enumerate(shown) if held.issuperset(phrase)]] for phrase in phrases)
+    for phrase, of_phrase in zip(phrases, found):
+        if not len(of_phrase):
+            text = " ".join(image["caption"][b:e] for b, e in phrase)
+            raise ValueError(f"{where}: each phrase must have a box, {text!r} (tokens_positive_eval {list(map(list, phrase))}) has none")
+    return CaptionPhrases(caption=image["caption"], spans=phrases, boxes_xyxy=found)
+
+
+def _entries(content: Any, key: str, path: Path, required: Sequence[str]) -> list[dict]:
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise ValueError(f"{path}: must be a JSON object with the lists images and annotations; {key!r} is missing; is it in MDETR's form?")
+    for n, entry in enumerate(content[key]):
+        missing = [f for f in required if f not in entry] if isinstance(entry, dict) else list(required)
+        if missing:
+            name = entry.get("id", f"number {n}") if isinstance(entry, dict) else f"number {n}"
+            raise ValueError(f"{path}: {key}, entry {name}: must have {', '.join(missing)}; is it in MDETR's form?")
+    return content[key]
+
+
+def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
+    row_of: dict[int, int] = {}
+    for n, image in enumerate(images):
+        if image["id"] in row_of:
+            raise ValueError(f"{path}: images: the id {image['id']!r} is there twice; ids must be unique")
+        if not isinstance(image["caption"], str) or not image["caption"].strip():
+            raise ValueError(f"{path}: images, entry {image['id']}: the caption must hold a word, got {image['caption']!r}")
+        row_of[image["id"]] = n
+    return row_of
