@@ -105,8 +105,9 @@ def test_describe__killed_in_the_middle(names, tmp_path, kill):
         return 200, {}, chat_reply(answer())
 
     with server(reply) as (url, seen):
-        process = subprocess.Popen([sys.executable, str(ROOT / "tools/describe_vocabulary.py"), *of_server(names, out, url, "--workers", "1")], cwd=ROOT,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        command = [sys.executable, str(ROOT / "tools/describe_vocabulary.py"), *of_server(names, out, url, "--workers", "1")]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background shell's children ignore it
         deadline = time.monotonic() + 60
         while len(seen) < 3 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
