@@ -29,6 +29,7 @@ MODELS = Registry(
         "ovdense.layers.fpn",
         "ovdense.methods.desco.model",
         "ovdense.methods.desco.folded",
+        "ovdense.methods.dual_encoder",
     ],
 )
 DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.described", "ovdense.data.grounding"])

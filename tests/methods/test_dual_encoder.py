@@ -1,0 +1,48 @@
+"""The dual encoder that works right after install, and the one of CLIP."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovdense.methods.dual_encoder import ClipDualEncoder, ConseDualEncoder
+from ovdense.structures import Vocabulary
+
+
+def test_clip__text_and_image_share_a_space():
+    torch.manual_seed(0)
+    encoder = ClipDualEncoder("RN50", templates="plain")
+    bank = encoder.encode_text(Vocabulary.of(["cat", "a red sofa"]))
+    places, whole = encoder.encode_places(torch.zeros(1, 3, 64, 64))
+    assert bank.rows_MD.shape[1] == places.tensor_BCHW.shape[1] == whole.shape[1] == encoder.width
+    assert encoder.fingerprint().endswith("plain") and not any(p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.slow
+def test_conse__names_what_is_in_real_photos(data_root):
+    """Whole images: the right one of eight animals and vehicles is first more often than not. Places: a zebra's box is more "zebra" than the rest."""
+    import json
+
+    encoder = ConseDualEncoder()
+    ann = json.loads((data_root / "coco_mini/annotations/instances_val2017.json").read_text())
+    names = {c["id"]: c["name"] for c in ann["categories"]}
+    largest = {}
+    for a in ann["annotations"]:
+        if names[a["category_id"]] not in ("person",) and a["area"] > largest.get(a["image_id"], {"area": 150 * 150})["area"]:
+            largest[a["image_id"]] = a
+    files = {i["id"]: i["file_name"] for i in ann["images"]}
+    vocabulary = sorted({names[a["category_id"]] for a in largest.values()})
+    rows = encoder.encode_text(vocabulary).rows_MD
+    first, inside = 0, 0
+    for image_id, a in largest.items():
+        image = np.asarray(Image.open(data_root / "coco_mini/val2017" / files[image_id]).convert("RGB"))
+        x = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() - torch.tensor(encoder.mean).view(3, 1, 1)) / torch.tensor(encoder.std).view(3, 1, 1)
+        places, whole = encoder.encode_places(x)
+        row = rows[vocabulary.index(names[a["category_id"]])]
+        first += int((whole[0] @ rows.T).argmax()) == vocabulary.index(names[a["category_id"]])
+        score = torch.nn.functional.interpolate(torch.einsum("bdhw,d->bhw", places.tensor_BCHW, row)[None], size=image.shape[:2], mode="bilinear")[0, 0]
+        left, top, width, height = (int(v) for v in a["bbox"])
+        box = torch.zeros(image.shape[:2], dtype=torch.bool)
+        box[top : top + height, left : left + width] = True
+        inside += bool(box.all()) or float(score[box].mean()) > float(score[~box].mean())
+    print(f"{first} of {len(largest)} images first of {len(vocabulary)} names, {inside} boxes above their surroundings")
+    assert first > 3 * len(largest) / len(vocabulary) and inside > 0.8 * len(largest)
