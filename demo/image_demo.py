@@ -145,6 +145,14 @@ def _predict(predictor, files: Sequence[Path], args: argparse.Namespace) -> tupl
 
 def _print_table(found, score_thr: float, most: int = 10) -> None:
     from rich.console import Console
+
+    if found and found[0][1].label_map_HW is not None:
+        Console().print(_area_table(found, most))
+    elif found:
+        Console().print(_box_table(found, score_thr, most))
+
+
+def _box_table(found, score_thr: float, most: int):
     from rich.table import Table
     from rich.text import Text
 
@@ -157,8 +165,22 @@ def _print_table(found, score_thr: float, most: int = 10) -> None:
             table.add_row("", f"and {len(results) - most} more", "", "")
         if len(results) == 0:
             table.add_row(Text(file.name), f"nothing of score {score_thr} or more", "", "")
-    if found:
-        Console().print(table)
+    return table
+
+
+def _area_table(found, most: int):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("image", "class", "share of the pixels")
+    for file, results in found:
+        share = results.label_map_HW.flatten().bincount(minlength=len(results.names)) / results.label_map_HW.numel()
+        order = [k for k in share.argsort(descending=True, stable=True).tolist() if share[k] > 0]
+        for n, k in enumerate(order[:most]):
+            table.add_row(Text(file.name if n == 0 else ""), Text(results.names[k]), f"{float(share[k]):.1%}")
+        if len(order) > most:
+            table.add_row("", f"and {len(order) - most} more", "")
+    return table
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Detections drawn on images, for people: boxes, label chips, contact sheets. Images are (H, W, 3) uint8 RGB."""
+"""Results drawn on images, for people: boxes, masks, label maps, label chips, contact sheets. Images are (H, W, 3) uint8 RGB."""
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ovdense.structures import Results
+from ovdense.structures import IGNORE_LABEL, Results
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 _ELLIPSIS = "…"
+_FILL = 0.5  # of a mask's colour
 
 
 def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 0.3, max_labels: int = 40, min_side: int = 640,
@@ -22,10 +23,12 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
     Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it, so that labels
     are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
     all are). A class has the same colour in every image. Labels lie inside the image and never on each other; one that
-    finds no free place is left out, its box stays.
+    finds no free place is left out, its box stays. Masks are tinted. Results with a label map are drawn by `draw_label_map`.
     """
     if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3:
         raise ValueError(f"the image must be uint8 of shape (H, W, 3), RGB, got {image_rgb.dtype} {image_rgb.shape}")
+    if results.label_map_HW is not None:
+        return draw_label_map(image_rgb, results.label_map_HW.cpu().numpy(), results.names, max_labels=max_labels, min_side=min_side)
     shown = results.above(score_thr)
     order = shown.scores.argsort(descending=True, stable=True).tolist()
     zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
@@ -36,6 +39,9 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
     thickness = max(2.0, 0.0035 * (height * width) ** 0.5)
     canvas = image_rgb.astype(np.float32)
     for n in reversed(order):  # the best on top
+        if shown.masks_NHW is not None:
+            colour = class_colour(shown.names[labels[n]])
+            _tint(canvas, _enlarged_labels(shown.masks_NHW[n].cpu().numpy(), (height, width)), colour, _FILL)
         _blend_frame(canvas, boxes[n], thickness + 2, (0, 0, 0), 0.35)
         _blend_frame(canvas, boxes[n], thickness, class_colour(shown.names[labels[n]]), 1.0)
     picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
@@ -49,6 +55,73 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
             taken.append(place)
             _draw_chip(picture, place, text, font, class_colour(name))
     return np.asarray(picture)
+
+
+def draw_label_map(image_rgb: np.ndarray, label_HW: np.ndarray, names: Sequence[str], *, background: Sequence[str] = ("background",), max_labels: int = 40,
+                   min_side: int = 640) -> np.ndarray:
+    """Return a picture of the image with every pixel's class: tinted, regions outlined, each region of some size with its name.
+
+    Pixels of the classes `background` and of IGNORE_LABEL stay as they are. A class has the same colour in every image.
+    """
+    if label_HW.shape != image_rgb.shape[:2]:
+        raise ValueError(f"the label map must have the image's size {image_rgb.shape[:2]}, got {label_HW.shape}")
+    zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
+    image_rgb = _enlarged(image_rgb, zoom)
+    height, width = image_rgb.shape[:2]
+    label_HW = _enlarged_labels(label_HW, (height, width))
+    canvas = image_rgb.astype(np.float32)
+    shown = [k for k in np.unique(label_HW).tolist() if k != IGNORE_LABEL and k < len(names) and names[k] not in background]
+    edge = np.zeros((height, width), dtype=bool)
+    edge[:, 1:] |= label_HW[:, 1:] != label_HW[:, :-1]
+    edge[1:] |= label_HW[1:] != label_HW[:-1]
+    edge = _thick(edge, max(1, round(0.0015 * (height * width) ** 0.5)))
+    for k in shown:
+        region, colour = label_HW == k, class_colour(names[k])
+        _tint(canvas, region, colour, _FILL)
+        _tint(canvas, region & edge, colour, 1.0)
+    picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+    font = _font(max(10, round(0.02 * (height * width) ** 0.5)))
+    taken: list[Rect] = []
+    for k, y, x in _seats(label_HW, shown)[:max_labels]:
+        text = _fitted(" ".join(names[k].replace("_", " ").split()), "", font, min(max(0.5 * width, 14 * font.size), width - 2 * _padding(font)[0]))
+        w, h = _chip_size(text, font)
+        place = _free_place((x - w / 2, y + h / 2, x + w / 2, y + h / 2), (w, h), (width, height), 0, taken)
+        if place is not None:
+            taken.append(place)
+            _draw_chip(picture, place, text, font, class_colour(names[k]))
+    return np.asarray(picture)
+
+
+def _seats(label_HW: np.ndarray, shown: Sequence[int], least_share: float = 0.004) -> list[tuple[int, int, int]]:
+    """Return (class, y, x) for each connected region of at least `least_share` of the picture, large ones first: its innermost point."""
+    import cv2
+
+    found = []
+    for k in shown:
+        count, region_of, stats, _ = cv2.connectedComponentsWithStats((label_HW == k).astype(np.uint8), connectivity=4)
+        for r in range(1, count):
+            area = int(stats[r, cv2.CC_STAT_AREA])
+            if area < least_share * label_HW.size:
+                continue
+            inside = np.pad((region_of == r).astype(np.uint8), 1)  # the picture's border is an edge too
+            y, x = np.unravel_index(cv2.distanceTransform(inside, cv2.DIST_L2, 3).argmax(), inside.shape)
+            found.append((area, k, int(y) - 1, int(x) - 1))
+    return [(k, y, x) for _, k, y, x in sorted(found, key=lambda f: -f[0])]
+
+
+def _tint(canvas: np.ndarray, region: np.ndarray, colour: Colour, opacity: float) -> None:
+    canvas[region] += opacity * (np.array(colour, dtype=np.float32) - canvas[region])
+
+
+def _thick(edge: np.ndarray, radius: int) -> np.ndarray:
+    import cv2
+
+    return cv2.dilate(edge.astype(np.uint8), np.ones((2 * radius + 1,) * 2, dtype=np.uint8)).astype(bool)
+
+
+def _enlarged_labels(label_HW: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    rows, columns = (np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1) for new, old in zip(size_hw, label_HW.shape))
+    return label_HW[rows[:, None], columns]
 
 
 def _enlarged(image_rgb: np.ndarray, zoom: float) -> np.ndarray:
@@ -89,7 +162,10 @@ def legible_on(colour: Colour) -> Colour:
 
 def label_text(name: str, score: float, font: ImageFont.FreeTypeFont, max_width: float) -> str:
     """Return the name of the class and the score, the name cut with an ellipsis so that all fits `max_width` pixels."""
-    noun, number = " ".join(name.replace("_", " ").split()), f" {score:.2f}"
+    return _fitted(" ".join(name.replace("_", " ").split()), f" {score:.2f}", font, max_width)
+
+
+def _fitted(noun: str, number: str, font: ImageFont.FreeTypeFont, max_width: float) -> str:
     if font.getlength(noun + number) <= max_width:
         return noun + number
     low, high = 1, len(noun)  # letters that fit, found by halves; one is always shown

@@ -32,12 +32,28 @@ MODELS = Registry(
         "ovdense.methods.dual_encoder",
     ],
 )
-DATASETS = Registry("dataset", parent=MM_DATASETS, scope=SCOPE, locations=["ovdense.data.detection", "ovdense.data.described", "ovdense.data.grounding"])
+DATASETS = Registry(
+    "dataset",
+    parent=MM_DATASETS,
+    scope=SCOPE,
+    locations=[
+        "ovdense.data.detection",
+        "ovdense.data.described",
+        "ovdense.data.grounding",
+        "ovdense.data.segmentation",
+    ],
+)
 TRANSFORMS = Registry(
     "transform",
     parent=MM_TRANSFORMS,
     scope=SCOPE,
-    locations=["ovdense.data.transforms", "ovdense.data.description_queries", "ovdense.data.grounding_queries", "ovdense.data.hard_negative_transform"],
+    locations=[
+        "ovdense.data.transforms",
+        "ovdense.data.label_maps",
+        "ovdense.data.description_queries",
+        "ovdense.data.grounding_queries",
+        "ovdense.data.hard_negative_transform",
+    ],
 )
 DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
 METRICS = Registry(
@@ -57,11 +73,21 @@ HOOKS = Registry(
     "hook",
     parent=MM_HOOKS,
     scope=SCOPE,
-    locations=["ovdense.methods.hooks", "ovdense.methods.checkpoints", "ovdense.methods.progress", "ovdense.methods.reporting"],
+    locations=[
+        "ovdense.methods.hooks",
+        "ovdense.methods.checkpoints",
+        "ovdense.methods.progress",
+        "ovdense.methods.reporting",
+    ],
 )
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MM_OPTIM_WRAPPERS, scope=SCOPE, locations=["ovdense.methods.amp"])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    "optimizer wrapper constructor", parent=MM_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=["ovdense.methods.desco.optim"]
+    "optimizer wrapper constructor",
+    parent=MM_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
+    locations=[
+        "ovdense.methods.desco.optim",
+    ],
 )
 
 # Nothing of ours is in these; MMEngine warns about every registry that a scope does not have.

@@ -7,18 +7,26 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Activation = Literal["sigmoid", "softmax"]
+Activation = Literal["sigmoid", "softmax", "identity"]
+IGNORE_LABEL = 255  # in label maps of ground truth: a pixel that counts for nothing
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_masks(masks_NHW: Tensor, count: int, size_hw: tuple[int, int]) -> None:
+    shape = (count, *size_hw)
+    _require(tuple(masks_NHW.shape) == shape and masks_NHW.dtype == torch.bool,
+             f"masks_NHW must be bool of shape {shape}, got {masks_NHW.dtype} {tuple(masks_NHW.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +196,7 @@ class FeatureMap:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreMaps:
-    """Logits of K classes at every pixel, and the activation that turns them into scores."""
+    """Logits of K classes at every pixel, and the activation that turns them into scores ("identity": they are scores already)."""
 
     logit_BKHW: Tensor
     activation: Activation
@@ -197,7 +205,9 @@ class ScoreMaps:
         _require(self.logit_BKHW.ndim == 4, f"score maps must have shape (B, K, H, W), got {tuple(self.logit_BKHW.shape)}")
 
     def scores(self) -> Tensor:
-        """Return (B, K, H, W) in 0..1."""
+        """Return (B, K, H, W): in 0..1 after a sigmoid or softmax, as they are after "identity"."""
+        if self.activation == "identity":
+            return self.logit_BKHW
         return self.logit_BKHW.sigmoid() if self.activation == "sigmoid" else self.logit_BKHW.softmax(1)
 
 
@@ -216,12 +226,14 @@ class TokenLogits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionTarget:
+class ImageTarget:
     """What is known of one image that a dataset hands to a model.
 
     `boxes_xyxy` (N, 4) float32 in pixels of the network's input (before batch padding), continuous coordinates
     (x2 = x1 + width); `labels` (N,) int64 class indices. `size_hw` is the input's size, `original_size_hw` the
     file's. For training on captions: `caption`, and `positive_spans[n]`, the character spans of box n's phrase.
+    `masks_NHW` bool are the boxes' instance masks at the input's size. `label_map_HW` int64 is the class of every pixel,
+    IGNORE_LABEL where nothing counts: at the input's size for training, at the file's for testing.
     """
 
     image_id: int
@@ -232,17 +244,30 @@ class DetectionTarget:
     labels: Tensor
     caption: str | None = None
     positive_spans: tuple[tuple[tuple[int, int], ...], ...] = ()
+    masks_NHW: Tensor | None = None
+    label_map_HW: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
         _require(self.boxes_xyxy.shape == (n, 4), f"boxes_xyxy must have shape {(n, 4)}, got {tuple(self.boxes_xyxy.shape)}")
         if self.caption is not None:
             _require(len(self.positive_spans) == n, f"{n} boxes need {n} lists of spans, got {len(self.positive_spans)}")
+        if self.masks_NHW is not None:
+            _require_masks(self.masks_NHW, n, self.size_hw)
+        if self.label_map_HW is not None:
+            _require(tuple(self.label_map_HW.shape) in (tuple(self.size_hw), tuple(self.original_size_hw)) and self.label_map_HW.dtype == torch.int64,
+                     f"label_map_HW must be int64 of the input's size {tuple(self.size_hw)} or the file's {tuple(self.original_size_hw)}, "
+                     f"got {self.label_map_HW.dtype} {tuple(self.label_map_HW.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Detections of one image, best first: boxes in pixels of the original file (x2 = x1 + width), scores in 0..1."""
+    """What was found in one image. Detections, best first: boxes in pixels of the original file (x2 = x1 + width), scores in 0..1.
+
+    `masks_NHW` bool: one mask a detection, at the file's size. `label_map_HW` int64: the class of every pixel of the file
+    (a segmenter's answer; `boxes_xyxy`, `scores`, `labels` are then empty). Where a caption was asked,
+    `names` are its phrases.
+    """
 
     boxes_xyxy: Tensor
     scores: Tensor
@@ -250,6 +275,8 @@ class Results:
     names: tuple[str, ...]
     size_hw: tuple[int, int]
     image_id: int = 0
+    masks_NHW: Tensor | None = None
+    label_map_HW: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -257,21 +284,42 @@ class Results:
         _require(self.labels.shape == (n,), f"labels must have shape {(n,)}, got {tuple(self.labels.shape)}")
         if n:
             _require(int(self.labels.max()) < len(self.names), f"labels must be below {len(self.names)}, got {int(self.labels.max())}")
+        if self.masks_NHW is not None:
+            _require_masks(self.masks_NHW, n, self.size_hw)
+        if self.label_map_HW is not None:
+            label = self.label_map_HW
+            _require(tuple(label.shape) == tuple(self.size_hw) and label.dtype == torch.int64,
+                     f"label_map_HW must be int64 of shape {tuple(self.size_hw)}, got {label.dtype} {tuple(label.shape)}")
+            _require(label.numel() == 0 or 0 <= int(label.min()) and int(label.max()) < len(self.names),
+                     f"label_map_HW must hold classes 0..{len(self.names) - 1}")
+
+    @classmethod
+    def of_label_map(cls, label_map_HW: Tensor, names: Sequence[str], image_id: int = 0) -> "Results":
+        """Return a segmenter's answer: the class of every pixel of the file, no boxes."""
+        none = label_map_HW.new_zeros(0)
+        return cls(boxes_xyxy=none.float().reshape(0, 4), scores=none.float(), labels=none, names=tuple(names), size_hw=tuple(label_map_HW.shape),
+                   image_id=image_id, label_map_HW=label_map_HW)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def above(self, score_thr: float) -> "Results":
-        """Return only the detections whose score is at least `score_thr`."""
+        """Return only the detections whose score is at least `score_thr`; a label map stays."""
         keep = self.scores >= score_thr
-        return Results(boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep],
-                       names=self.names, size_hw=self.size_hw, image_id=self.image_id)
+        return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep],
+                       masks_NHW=None if self.masks_NHW is None else self.masks_NHW[keep])
 
     def to_coco(self) -> list[dict]:
-        """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index."""
+        """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index; masks as compressed RLE."""
         x1, y1, x2, y2 = self.boxes_xyxy.tolist() and self.boxes_xyxy.T.tolist() or ([], [], [], [])
-        return [
+        rows = [
             {"image_id": self.image_id, "category_id": int(k), "category_name": self.names[int(k)],
              "bbox": [round(a, 2), round(b, 2), round(c - a, 2), round(d - b, 2)], "score": round(float(s), 5)}
             for a, b, c, d, s, k in zip(x1, y1, x2, y2, self.scores.tolist(), self.labels.tolist())
         ]
+        if self.masks_NHW is not None and rows:
+            from pycocotools import mask as coco_mask
+
+            for row, rle in zip(rows, coco_mask.encode(np.asfortranarray(self.masks_NHW.permute(1, 2, 0).cpu().numpy().astype(np.uint8))), strict=True):
+                row["segmentation"] = {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+        return rows

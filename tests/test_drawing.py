@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ovdense import drawing
-from ovdense.drawing import _chip_size, _font, _free_place, class_colour, contact_sheet, label_text, legible_on
+from ovdense.drawing import _chip_size, _font, _free_place, class_colour, contact_sheet, draw_label_map, label_text, legible_on
 from ovdense.structures import Results
 
 
@@ -96,3 +96,32 @@ def test_draw_results__of_several_classes_on_a_place_the_best_is_drawn():
     assert np.array_equal(best, draw_results(IMAGE, _results(boxes[1:], [0.9, 0.5], [1, 0], names), max_labels=0))
     every = draw_results(IMAGE, _results(boxes, [0.6, 0.9, 0.5], [0, 1, 0], names), max_labels=0, same_place_iou=1.0)
     assert not np.array_equal(best, every)
+
+
+def test_label_map__tints_classes_and_leaves_background():
+    image = np.full((64, 96, 3), 120, np.uint8)
+    label = np.zeros((64, 96), np.int64)
+    label[:, 48:], label[:8, :8] = 1, 255
+    drawn = draw_label_map(image, label, ("background", "cat"), min_side=64, max_labels=0)
+    assert drawn.shape == image.shape
+    assert (drawn[20:, :40] == 120).all() and (drawn[:8, :8] == 120).all()
+    middle, colour = drawn[30, 75].astype(int), np.array(class_colour("cat"))
+    assert (abs(middle - (120 + colour) / 2) <= 1).all()
+    assert (draw_label_map(image, label, ("background", "cat"), min_side=64) != drawn).any()  # the name
+
+
+def test_label_map__of_another_size():
+    with pytest.raises(ValueError, match="image's size"):
+        draw_label_map(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.int64), ("a",))
+
+
+def test_results__masks_and_label_maps_are_drawn():
+    image = np.full((80, 80, 3), 30, np.uint8)
+    mask = torch.zeros(1, 80, 80, dtype=torch.bool)
+    mask[0, 20:60, 20:60] = True
+    found = Results(boxes_xyxy=torch.tensor([[20.0, 20, 60, 60]]), scores=torch.tensor([0.9]), labels=torch.tensor([0]), names=("cat",), size_hw=(80, 80),
+                    masks_NHW=mask)
+    drawn = draw_results(image, found, max_labels=0)
+    assert (drawn[40, 40] != 30).any() and (drawn[70, 70] == 30).all()
+    painted = draw_results(image, Results.of_label_map(torch.zeros(80, 80, dtype=torch.int64), ("cat",)), max_labels=0)
+    assert (painted != 30).any()

@@ -1,14 +1,16 @@
 """The nouns that cross borders: what they hold, and what they refuse."""
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from ovdense.structures import (
     ClassBank,
     ClassEntry,
-    DetectionTarget,
     FeatureMap,
+    ImageTarget,
     PhraseMap,
     Results,
     ScoreMaps,
@@ -153,8 +155,8 @@ def tokenized(length=3, spans=1, valid=torch.bool) -> TokenizedText:
     )
 
 
-def target(boxes=2, labels=2, caption=None, spans=()) -> DetectionTarget:
-    return DetectionTarget(
+def target(boxes=2, labels=2, caption=None, spans=()) -> ImageTarget:
+    return ImageTarget(
         image_id=1, file_name="a.jpg", size_hw=(4, 5), original_size_hw=(8, 10), boxes_xyxy=torch.zeros(boxes, 4),
         labels=torch.zeros(labels, dtype=torch.long), caption=caption, positive_spans=spans,
     )  # fmt: skip
@@ -213,3 +215,32 @@ REFUSED = [  # what is made, what the error says
 def test_values__that_are_wrong_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_results__masks_go_to_coco_and_thresholds_keep_theirs():
+    masks = torch.zeros(3, 40, 50, dtype=torch.bool)
+    masks[1, 3:9, 4:6] = True
+    found = replace(make_results(), masks_NHW=masks)
+    row = found.to_coco()[1]
+    assert row["segmentation"]["size"] == [40, 50]
+    assert (coco_mask.decode(row["segmentation"]) == masks[1].numpy()).all()
+    assert found.above(0.5).masks_NHW.shape == (2, 40, 50) and "segmentation" not in make_results().to_coco()[0]
+
+
+def test_results__of_a_label_map_have_no_boxes():
+    found = Results.of_label_map(torch.ones(4, 6, dtype=torch.int64), ("a", "b"), 9)
+    assert len(found) == 0 and found.size_hw == (4, 6) and found.to_coco() == [] and found.above(0.5).label_map_HW is found.label_map_HW
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(masks_NHW=torch.zeros(2, 40, 50, dtype=torch.bool)), "masks_NHW must be bool of shape"),
+        (dict(masks_NHW=torch.zeros(3, 40, 50)), "masks_NHW must be bool"),
+        (dict(label_map_HW=torch.zeros(40, 51, dtype=torch.int64)), "label_map_HW must be int64"),
+        (dict(label_map_HW=torch.full((40, 50), 2)), "classes 0..1"),
+    ],
+)
+def test_results__what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(make_results(), **change)

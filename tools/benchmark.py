@@ -100,7 +100,7 @@ def noise_batch(size_hw: tuple[int, int], batch: int) -> dict[str, list]:
     """Return images and targets: noise, four boxes an image, a caption of eight described classes."""
     import torch
 
-    from ovdense.structures import ClassEntry, DetectionTarget
+    from ovdense.structures import ClassEntry, ImageTarget
     from ovdense.text.prompts import description_piece, join_pieces
     from ovdense.text.vocabulary import load_vocabulary
 
@@ -113,7 +113,7 @@ def noise_batch(size_hw: tuple[int, int], batch: int) -> dict[str, list]:
         corner = torch.rand(4, 2, generator=generator) * torch.tensor([width, height]) * 0.6
         boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(4, 2, generator=generator))], dim=1)
         images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator))
-        targets.append(DetectionTarget(image_id=n, file_name="noise", size_hw=size_hw, original_size_hw=size_hw, boxes_xyxy=boxes, labels=torch.arange(4),
+        targets.append(ImageTarget(image_id=n, file_name="noise", size_hw=size_hw, original_size_hw=size_hw, boxes_xyxy=boxes, labels=torch.arange(4),
                                        caption=caption, positive_spans=tuple(tuple(s) for s in spans[:4])))
     return {"images": images, "targets": targets}
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         from ovdense.api import OpenVocabPredictor, load_model
-        from ovdense.structures import DetectionTarget
+        from ovdense.structures import ImageTarget
 
         torch.set_num_threads(args.threads)
         model = load_model(args.config, args.checkpoint, "cpu")
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         side = OpenVocabPredictor(model).resize.short_sides[0]
         image = torch.randint(0, 256, (3, side, side * 4 // 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        target = DetectionTarget(image_id=0, file_name="noise", size_hw=tuple(image.shape[1:]), original_size_hw=tuple(image.shape[1:]),
+        target = ImageTarget(image_id=0, file_name="noise", size_hw=tuple(image.shape[1:]), original_size_hw=tuple(image.shape[1:]),
                                  boxes_xyxy=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
         numbers = {"config": args.config, "image_hw": list(image.shape[1:]), "threads": args.threads, "torch": torch.__version__, "memory": PeakMemory.note(),

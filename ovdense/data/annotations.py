@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.data.masks import encode_segmentation
 from ovdense.structures import ClassEntry
 from ovdense.text.vocabulary import category_entry, plain
 
@@ -28,7 +29,7 @@ class AnnotationTable:
     `boxes_xyxy` (M, 4) float32 in pixels of the files, x2 = x1 + width; `category_ids` (M,) are the file's own ids, as
     are `negative_ids[i]` (categories known to be absent from image i) and `not_exhaustive_ids[i]` (present, but not
     every instance has a box): both of LVIS, empty elsewhere. `difficult` is VOC's flag, `crowd` COCO's.
-    `file_names[i]` is relative to the folder of images.
+    `file_names[i]` is relative to the folder of images. `segmentations` (M,) are compressed RLEs (bytes), where they were asked for.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class AnnotationTable:
     difficult: np.ndarray
     negative_ids: tuple[np.ndarray, ...]
     not_exhaustive_ids: tuple[np.ndarray, ...]
+    segmentations: np.ndarray | None = None
 
 
 def near(name: str, known: Sequence[str]) -> str:
@@ -140,7 +142,7 @@ def _xywh(annotations: list[dict], path: Path) -> np.ndarray:
     return np.zeros((0, 4))
 
 
-def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
+def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise", with_masks: bool = False) -> AnnotationTable:
     """Return the table of a COCO or LVIS v1 file of boxes; ValueError names the entry that breaks it.
 
     `invalid_boxes`: what to do with a box of no size: "raise", or "drop" with a warning (COCO train2017 has some).
@@ -149,7 +151,7 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> Annotatio
     categories = _categories(content, path)
     images = _entries(content, "images", path, ("id", "height", "width"))
     image_ids = _unique_ids(images, "images", path)
-    annotations = _entries(content, "annotations", path, ("id", "image_id", "category_id", "bbox"))
+    annotations = _entries(content, "annotations", path, ("id", "image_id", "category_id", "bbox", *(("segmentation",) if with_masks else ())))
     row = {int(i): n for n, i in enumerate(image_ids)}
     for a in annotations:
         if a["category_id"] not in categories:
@@ -182,7 +184,16 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> Annotatio
         difficult=np.zeros(len(order), dtype=bool),
         negative_ids=lists["neg_category_ids"],
         not_exhaustive_ids=lists["not_exhaustive_category_ids"],
+        segmentations=_segmentations([annotations[n] for n in order], images, row, path) if with_masks else None,
     )
+
+
+def _segmentations(annotations: Sequence[dict], images: Sequence[dict], row: dict[int, int], path: Path) -> np.ndarray:
+    counts = np.empty(len(annotations), dtype=object)
+    for n, a in enumerate(annotations):
+        image = images[row[a["image_id"]]]
+        counts[n] = encode_segmentation(a["segmentation"], (image["height"], image["width"]), f"{path}: annotation {a['id']}")
+    return counts
 
 
 def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where: str) -> list[float]:

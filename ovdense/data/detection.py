@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ovdense.data.annotations import AnnotationTable, InvalidBoxes, near, read_coco, read_voc
+from ovdense.data.masks import decode_masks
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
@@ -32,7 +33,7 @@ class DetectionDataset(Dataset):
     training and test time. `prompt`: whether test time asks by names, by descriptions or, where
     names are whole texts, by those. Training (`test_mode=False`)
     leaves out difficult boxes and, with `filter_empty`, images without a box; crowds are never targets. `invalid_boxes`:
-    "raise", or "drop" boxes without a size.
+    "raise", or "drop" boxes without a size. `with_masks`: samples have the boxes' instance masks too (COCO, LVIS).
     """
 
     dataset_name = ""
@@ -51,7 +52,9 @@ class DetectionDataset(Dataset):
         filter_empty: bool = True,
         seed: int = 0,
         invalid_boxes: InvalidBoxes = "raise",
+        with_masks: bool = False,
     ) -> None:
+        self.with_masks = with_masks
         if prompt not in get_args(Prompt):
             raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {prompt!r}")
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
@@ -79,7 +82,7 @@ class DetectionDataset(Dataset):
                 step.bind(self.vocabulary)
 
     def _read(self, asked: Vocabulary | None, invalid_boxes: InvalidBoxes) -> AnnotationTable:
-        return read_coco(self.ann_file, invalid_boxes=invalid_boxes)
+        return read_coco(self.ann_file, invalid_boxes=invalid_boxes, with_masks=self.with_masks)
 
     def _image_folder(self, image_prefix: str | None, data_root: str | None) -> Path:
         return data_path(image_prefix or "", data_root)
@@ -97,6 +100,7 @@ class DetectionDataset(Dataset):
         asked = labels >= 0
         self._labels, self._boxes = labels[asked], table.boxes_xyxy[asked]
         self._crowd, self._difficult = table.crowd[asked], table.difficult[asked]
+        self._segmentations = table.segmentations[asked] if self.with_masks else None
         self._starts = np.concatenate([[0], np.cumsum(asked)])[table.starts]
         self._target = ~self._crowd if self.test_mode else ~self._crowd & ~self._difficult
         self._image_ids, self._file_names, self._sizes_hw = table.image_ids, table.file_names, table.sizes_hw
@@ -130,6 +134,12 @@ class DetectionDataset(Dataset):
         rows = self._rows(index)
         return {"boxes_xyxy": self._boxes[rows], "labels": self._labels[rows], "crowd": self._crowd[rows], "difficult": self._difficult[rows]}
 
+    def masks(self, index: int) -> np.ndarray:
+        """Return (N, H, W) bool, the masks of all boxes of an image, in the order of `annotations`."""
+        if self._segmentations is None:
+            raise ValueError("masks must be asked for: build the dataset with with_masks=True")
+        return decode_masks(self._segmentations[self._rows(index)], self.image_info(index)["size_hw"])
+
     def _rows(self, index: int) -> slice:
         i = self._served[index]
         return slice(int(self._starts[i]), int(self._starts[i + 1]))
@@ -155,6 +165,8 @@ class DetectionDataset(Dataset):
             "absent": frozenset(info["negative_labels"].tolist()),
             "rng": np.random.default_rng([self.seed, draw, i]),
         }
+        if self.with_masks:
+            sample["masks"] = self.masks(i)[is_target]
         for step in self.transforms:
             sample = step(sample)
         return sample
@@ -233,6 +245,8 @@ class VocDetection(DetectionDataset):
     dataset_name = "Pascal VOC"
 
     def _read(self, asked: Vocabulary | None, invalid_boxes: InvalidBoxes) -> AnnotationTable:
+        if self.with_masks:
+            raise ValueError("Pascal VOC's XML has no instance masks; leave with_masks out")
         if len(self.ann_file.parts) < 3:
             raise ValueError(f"ann_file must be .../ImageSets/Main/NAME.txt, got {self.ann_file}")
         voc = load_vocabulary("voc").names
@@ -268,6 +282,7 @@ class ShapesDetection(DetectionDataset):
         test_mode: bool = False,
         filter_empty: bool = True,
         seed: int = 0,
+        with_masks: bool = False,
     ) -> None:
         from ovdense.data.shapes import ensure_shapes
 
@@ -285,4 +300,5 @@ class ShapesDetection(DetectionDataset):
             test_mode=test_mode,
             filter_empty=filter_empty,
             seed=seed,
+            with_masks=with_masks,
         )

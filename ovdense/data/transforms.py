@@ -2,16 +2,17 @@
 
 A sample: `path`, `file_name`, `image_id`, `original_size_hw`, `rng` (numpy Generator); `image` (H, W, 3) uint8 RGB after
 LoadImage; `boxes_xyxy` (N, 4) float32 in pixels of `image`, `labels` (N,) int64; `caption` and `positive_spans` (one
-tuple of character spans a box) after DescriptionQueries. PackDetection ends the list.
+tuple of character spans a box) after DescriptionQueries; `masks` (N, H, W) bool where a data set loads them, `label_map`
+(H, W) uint8 after LoadLabelMap: both follow `image`. PackDetection ends the list.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from ovdense.registry import TRANSFORMS
-from ovdense.structures import DetectionTarget
+from ovdense.structures import ImageTarget
 
 
 def shortest_edge_size(size_hw: tuple[int, int], short_side: int, max_size: int) -> tuple[int, int]:
@@ -68,7 +69,28 @@ def select_boxes(sample: dict, keep: np.ndarray) -> dict:
     sample["boxes_xyxy"], sample["labels"] = sample["boxes_xyxy"][keep], sample["labels"][keep]
     if "positive_spans" in sample:
         sample["positive_spans"] = tuple(s for s, k in zip(sample["positive_spans"], keep) if k)
+    if "masks" in sample:
+        sample["masks"] = sample["masks"][keep]
     return sample
+
+
+def change_pixels(sample: dict, change: Callable[[np.ndarray], np.ndarray]) -> dict:
+    """Return the sample with `change` applied to what is laid out as its image: (..., H, W), without touching values.
+
+    For crops, flips and nearest resizing of `label_map` and `masks`; the image itself is the caller's.
+    """
+    for key in ("label_map", "masks"):
+        if key in sample:
+            sample[key] = change(sample[key])
+    return sample
+
+
+def nearest(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Return (..., H, W) labels or masks at another size: the value at each new pixel's centre."""
+    if pixels.shape[-2:] == tuple(size_hw):
+        return pixels
+    rows, columns = (np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1) for new, old in zip(size_hw, pixels.shape[-2:]))
+    return pixels[..., rows[:, None], columns]
 
 
 def clip_boxes(sample: dict, min_size: float) -> dict:
@@ -118,7 +140,7 @@ class RandomFlip:
         sample["image"] = sample["image"][:, ::-1]
         sample["boxes_xyxy"] = np.stack([width - sample["boxes_xyxy"][:, 2], sample["boxes_xyxy"][:, 1],
                                          width - sample["boxes_xyxy"][:, 0], sample["boxes_xyxy"][:, 3]], axis=1)  # fmt: skip
-        return sample
+        return change_pixels(sample, lambda pixels: pixels[..., ::-1])
 
     def _speaks_of_sides(self, caption: str | None) -> bool:
         words = "".join(c if c.isalpha() else " " for c in caption or "").casefold().split()
@@ -144,7 +166,7 @@ class ResizeShortestEdge:
         sample["image"] = resize_image(sample["image"], new_hw)
         scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
         sample["boxes_xyxy"] = sample["boxes_xyxy"] * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-        return clip_boxes(sample, self.min_size)
+        return clip_boxes(change_pixels(sample, lambda pixels: nearest(pixels, new_hw)), self.min_size)
 
 
 @TRANSFORMS.register_module()
@@ -174,6 +196,7 @@ class RandomCrop:
             keep = _areas(inside) >= self.min_area * _areas(boxes)
             if keep.any() or len(boxes) == 0:
                 sample["image"], sample["boxes_xyxy"] = sample["image"][y : y + h, x : x + w], inside
+                sample = change_pixels(sample, lambda pixels: pixels[..., y : y + h, x : x + w])  # noqa: B023  (used at once)
                 return clip_boxes(select_boxes(sample, keep), min_size=1e-3)
         return sample
 
@@ -200,11 +223,11 @@ class PhotometricJitter:
 
 @TRANSFORMS.register_module()
 class PackDetection:
-    """End of the list: the sample becomes image (uint8 (3, H, W) RGB tensor) and target (DetectionTarget)."""
+    """End of the list: the sample becomes image (uint8 (3, H, W) RGB tensor) and target (ImageTarget)."""
 
     def __call__(self, sample: dict) -> dict:
         image = sample["image"]
-        target = DetectionTarget(
+        target = ImageTarget(
             image_id=int(sample["image_id"]),
             file_name=sample["file_name"],
             size_hw=(image.shape[0], image.shape[1]),
@@ -213,5 +236,11 @@ class PackDetection:
             labels=torch.from_numpy(np.array(sample["labels"], dtype=np.int64)),
             caption=sample.get("caption"),
             positive_spans=tuple(sample.get("positive_spans", ())),
+            masks_NHW=_tensor(sample.get("masks"), torch.bool),
+            label_map_HW=_tensor(sample.get("label_map"), torch.int64),
         )
         return {"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "target": target}
+
+
+def _tensor(pixels: np.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return None if pixels is None else torch.from_numpy(np.ascontiguousarray(pixels)).to(dtype)

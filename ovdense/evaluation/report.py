@@ -81,7 +81,7 @@ def format_table(metrics: Mapping[str, float], protocol: Mapping[str, object], w
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _write_json(path: str | Path, content: object) -> Path:
+def write_json(path: str | Path, content: object) -> Path:
     """Write through a temporary file beside it, so that an interrupted write leaves no half file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def write_report(
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
     content = {"metrics": plain(metrics), "protocol": dict(protocol)}
-    return _write_json(path, content | ({"per_class": plain(per_class)} if per_class is not None else {}))
+    return write_json(path, content | ({"per_class": plain(per_class)} if per_class is not None else {}))
 
 
 def write_predictions(results: Iterable[Results], path: str | Path, category_ids: Mapping[str, int] | None = None) -> Path:
@@ -118,4 +118,4 @@ def write_predictions(results: Iterable[Results], path: str | Path, category_ids
         if unknown:
             raise KeyError(f"category_ids must have every predicted class; {len(unknown)} are missing: {unknown[:5]}")
         rows = [row | {"category_id": category_ids[row["category_name"]]} for row in rows]
-    return _write_json(path, rows)
+    return write_json(path, rows)

@@ -10,7 +10,7 @@ from mmengine.runner import TestLoop
 from mmengine.runner.amp import autocast
 
 from ovdense.methods.base import OpenVocabModel
-from ovdense.structures import DetectionTarget, Vocabulary
+from ovdense.structures import ImageTarget, Vocabulary
 from ovdense.text.caption_prompts import caption_prompt
 
 
@@ -41,7 +41,7 @@ class OwnQuestionTestLoop(TestLoop):
         runner.call_hook("after_test_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
     @abstractmethod
-    def _ask(self, target: DetectionTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
+    def _ask(self, target: ImageTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
         """Return the samples of one image, labels as its metrics know them."""
 
     def _model(self) -> OpenVocabModel:
@@ -68,7 +68,7 @@ class AskedTestLoop(OwnQuestionTestLoop):
 
     needs = "asked_of_image"
 
-    def _ask(self, target: DetectionTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
+    def _ask(self, target: ImageTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
         dataset, model = self.dataloader.dataset, self._model()
         asked = dataset.asked_of_image(target.image_id)
         shown = asked if len(asked) else np.zeros(1, dtype=np.int64)  # a vocabulary is never empty: ask for one, drop all
@@ -92,7 +92,7 @@ class CaptionTestLoop(OwnQuestionTestLoop):
 
     needs = "phrases_of_image"
 
-    def _ask(self, target: DetectionTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
+    def _ask(self, target: ImageTarget, data_batch: dict[str, Sequence[Any]]) -> list[Any]:
         phrases = self.dataloader.dataset.phrases_of_image(target.image_id)
         whole = (((0, len(phrases.caption)),),)  # a vocabulary is never empty: ask for the caption, drop all
         try:

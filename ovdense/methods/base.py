@@ -8,7 +8,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovdense.structures import DetectionTarget, Results, Vocabulary
+from ovdense.structures import ImageTarget, Results, Vocabulary
 from ovdense.text.prompts import PromptChunk
 
 PROMPTS = ("names", "descriptions", "texts")
@@ -79,29 +79,29 @@ class OpenVocabModel(BaseModel):
         """Return how well places match texts."""
 
     @abstractmethod
-    def decode(self, scored: Any, targets: Sequence[DetectionTarget]) -> list[Results]:
+    def decode(self, scored: Any, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return each image's results."""
 
     @abstractmethod
-    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
         """Return the losses of a batch."""
 
     @abstractmethod
-    def predict(self, images: Tensor, targets: Sequence[DetectionTarget]) -> list[Results]:
+    def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return each image's results for the vocabulary that was set."""
 
     def protocol(self) -> dict[str, Any]:
         """Return what a number measured with this model depends on: stored and printed with every result."""
         return {"classes": len(self.vocabulary) if self.vocabulary else 0, "prompt": self.prompt}
 
-    def forward(self, images: Tensor, targets: Sequence[DetectionTarget] | None = None, mode: str = "tensor") -> Any:
-        """Run in MMEngine's mode: "loss", "predict" (mmdet's DetDataSample list), or "tensor" (image features)."""
+    def forward(self, images: Tensor, targets: Sequence[ImageTarget] | None = None, mode: str = "tensor") -> Any:
+        """Run in MMEngine's mode: "loss", "predict" (a list of mmdet's DetDataSample or mmseg's SegDataSample), or "tensor" (image features)."""
         if mode == "loss":
             return self.loss(images, targets)
         if mode == "predict":
-            from ovdense.compat.mm import to_det_data_sample
+            from ovdense.compat.mm import to_data_sample
 
-            return [to_det_data_sample(r) for r in self.predict(images, targets)]
+            return [to_data_sample(r, t) for r, t in zip(self.predict(images, targets), targets, strict=True)]
         if mode == "tensor":
             return self.encode_image(images)
         raise ValueError(f'mode must be "loss", "predict" or "tensor", got {mode!r}')

@@ -3,24 +3,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ovdense.evaluation.base import NOT_STATED
-from ovdense.evaluation.report import format_table, write_predictions, write_report
+from ovdense.evaluation.report import format_table, write_json, write_predictions, write_report
 from ovdense.registry import HOOKS, METRICS
 from ovdense.structures import Results
 
 
 def _results(sample: Any, names: Sequence[str]) -> Results:
-    """Return a DetDataSample, or its dict, as Results."""
+    """Return a DetDataSample or SegDataSample, or its dict, as Results."""
     if not isinstance(sample, dict):
         sample = sample.to_dict()
+    if "pred_sem_seg" in sample:
+        return Results.of_label_map(sample["pred_sem_seg"]["data"][0].cpu(), names, sample["img_id"])
     found = sample["pred_instances"]
     return Results(boxes_xyxy=found["bboxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu(), names=tuple(names),
-                   size_hw=tuple(sample["ori_shape"][:2]), image_id=sample["img_id"])  # fmt: skip
+                   size_hw=tuple(sample["ori_shape"][:2]), image_id=sample["img_id"], masks_NHW=_masks(found))  # fmt: skip
+
+
+def _masks(found: Any) -> Tensor | None:
+    return found["masks"].cpu() if "masks" in found else None
 
 
 @HOOKS.register_module()
@@ -58,7 +66,11 @@ class ReportHook(Hook):
 
 @METRICS.register_module()
 class PredictionWriter(BaseMetric):
-    """Write all detections to `path` in COCO's result form; category_id is the annotation file's id of the class."""
+    """Write all detections to `path` in COCO's result form; category_id is the annotation file's id of the class.
+
+    Label maps are written as PNGs (a number a pixel, the class in the vocabulary) into the folder of `path` without its suffix, and
+    `path` lists {image_id, file_name, label_map} and the classes.
+    """
 
     default_prefix = "predictions"
 
@@ -67,9 +79,24 @@ class PredictionWriter(BaseMetric):
         self.path = path
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        self.results.extend(_results(sample, self.dataset_meta["classes"]) for sample in data_samples)
+        names = self.dataset_meta["classes"]
+        for target, sample in zip(data_batch["targets"], data_samples, strict=True):
+            found = _results(sample, names)
+            self.results.append(found if found.label_map_HW is None else self._written(found, target.file_name))
 
-    def compute_metrics(self, results: list[Results]) -> dict[str, float]:
+    def _written(self, found: Results, file_name: str) -> dict[str, Any]:
+        from PIL import Image
+
+        file = (Path(self.path).with_suffix("") / file_name.lstrip("/")).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        label = found.label_map_HW.numpy()
+        Image.fromarray(label.astype(np.uint8 if len(found.names) <= 256 else np.uint16)).save(file)
+        return {"image_id": found.image_id, "file_name": file_name, "label_map": str(file.relative_to(Path(self.path).parent))}
+
+    def compute_metrics(self, results: list[Results | dict]) -> dict[str, float]:
+        if results and isinstance(results[0], dict):
+            write_json(self.path, {"classes": list(self.dataset_meta["classes"]), "images": results})
+            return {}
         ids = self.dataset_meta.get("category_ids")
         write_predictions(results, self.path, dict(zip(self.dataset_meta["classes"], ids)) if ids is not None else None)
         return {}
@@ -77,7 +104,7 @@ class PredictionWriter(BaseMetric):
 
 @HOOKS.register_module()
 class OverlayHook(Hook):
-    """Draw the detections of every tested image into `folder`, under the image's file name with .jpg.
+    """Draw the detections or the label map of every tested image into `folder`, under the image's file name with .jpg.
 
     Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image.
     """

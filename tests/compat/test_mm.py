@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from ovdense.compat.mm import from_det_data_sample, to_det_data_sample
-from ovdense.structures import Results
+from ovdense.compat.mm import from_det_data_sample, to_data_sample, to_det_data_sample
+from ovdense.structures import ImageTarget, Results
 
 
 def _results(n: int = 3) -> Results:
@@ -61,3 +61,26 @@ def test_sample__is_read_by_an_mmengine_metric():
     sample = to_det_data_sample(_results()).to_dict()
     assert {"img_id", "ori_shape", "pred_instances"} <= set(sample)
     assert set(sample["pred_instances"]) == {"bboxes", "scores", "labels"}
+
+
+def test_label_map__becomes_a_seg_data_sample():
+    label = torch.arange(6).reshape(2, 3) % 2
+    target = ImageTarget(image_id=5, file_name="a", size_hw=(4, 6), original_size_hw=(2, 3), boxes_xyxy=torch.zeros(0, 4),
+                         labels=torch.zeros(0, dtype=torch.int64), label_map_HW=label + 1)
+    sample = to_data_sample(Results.of_label_map(label, ("a", "b"), 5), target)
+    assert type(sample).__name__ == "SegDataSample" and sample.img_id == 5 and sample.ori_shape == (2, 3)
+    assert torch.equal(sample.pred_sem_seg.data, label[None]) and torch.equal(sample.gt_sem_seg.data, label[None] + 1)
+
+
+def test_label_map__a_target_at_the_inputs_size_cannot_be_measured_on():
+    target = ImageTarget(image_id=5, file_name="a", size_hw=(4, 6), original_size_hw=(2, 3), boxes_xyxy=torch.zeros(0, 4),
+                         labels=torch.zeros(0, dtype=torch.int64), label_map_HW=torch.zeros(4, 6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="LoadLabelMap after the resize"):
+        to_data_sample(Results.of_label_map(torch.zeros(2, 3, dtype=torch.int64), ("a",)), target)
+
+
+def test_masks__go_there_and_back():
+    found = Results(boxes_xyxy=torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]]), scores=torch.tensor([0.9, 0.5]), labels=torch.tensor([0, 0]), names=("a",),
+                    size_hw=(2, 2), masks_NHW=torch.tensor([[[1, 0], [0, 0]], [[1, 1], [1, 1]]], dtype=torch.bool))
+    back = from_det_data_sample(to_data_sample(found), ("a",))
+    assert torch.equal(back.masks_NHW, found.masks_NHW)

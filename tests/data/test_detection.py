@@ -11,7 +11,7 @@ from ovdense.data.collate import collate_detection
 from ovdense.data.detection import CocoDetection, LvisDetection, ShapesDetection, VocDetection
 from ovdense.data.transforms import LoadImage, PackDetection, PhotometricJitter, RandomCrop, RandomFlip, ResizeShortestEdge
 from ovdense.registry import DATASETS
-from ovdense.structures import ClassEntry, DetectionTarget, Vocabulary
+from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
 from ovdense.text.vocabulary import load_vocabulary
 from tests.data.conftest import small_content, write_dataset
 
@@ -42,7 +42,7 @@ def test_lvis__exact_content(small):
     sample = data[0]
     target = sample["target"]
     assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 40, 60)
-    assert isinstance(target, DetectionTarget) and (target.image_id, target.file_name, target.original_size_hw) == (1, "1.png", (40, 60))
+    assert isinstance(target, ImageTarget) and (target.image_id, target.file_name, target.original_size_hw) == (1, "1.png", (40, 60))
     assert target.boxes_xyxy.tolist() == [[10, 5, 30, 15], [0, 0, 8, 8]] and target.labels.tolist() == [2, 1]
     info = data.image_info(0)
     assert info["negative_labels"].tolist() == [0] and data.image_info(1)["not_exhaustive_labels"].tolist() == [2]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ovdense.api import load_image, load_model
 from ovdense.runs import clean_errors, clean_run_errors, use_seed
-from ovdense.structures import DetectionTarget
+from ovdense.structures import ImageTarget
 from tests.tiny_run import ROOT, load_script, shapes, write_config
 
 EVERY_ITERATION = ["--cfg-options", "default_hooks.logger.interval=1", "default_hooks.checkpoint.interval=2"]
@@ -324,7 +324,7 @@ def test_benchmark__growth_and_training_steps_on_the_tiny_model(run, tmp_path, m
     module = load_script("tools/benchmark.py")
     model = load_model(run["config"], device="cpu")
     image, no_boxes = torch.zeros(3, 64, 64, dtype=torch.uint8), {"boxes_xyxy": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    target = DetectionTarget(image_id=0, file_name="", size_hw=(64, 64), original_size_hw=(64, 64), **no_boxes)
+    target = ImageTarget(image_id=0, file_name="", size_hw=(64, 64), original_size_hw=(64, 64), **no_boxes)
     batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
     rows = module.growth(model, batch, [3, 9], repeats=1)
     assert [(r["classes"], r["chunks"]) for r in rows] == [(3, 1), (9, 2)] and all(r["peak_mib"] > 50 for r in rows)

@@ -20,7 +20,7 @@ from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead
 from ovdense.registry import MODELS
-from ovdense.structures import DetectionTarget, FeatureMap, Results, TokenizedText, Vocabulary
+from ovdense.structures import FeatureMap, ImageTarget, Results, TokenizedText, Vocabulary
 from ovdense.text.evaluation_prompts import omnilabel_chunks
 from ovdense.text.phrases import phrase_map
 from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token
@@ -187,7 +187,7 @@ class Desco(OpenVocabModel):
         rival_BQ1 = pool_tokens(score_BQL, chunk.background_NL, self.test.pool).amax(-1, keepdim=True)
         return score_BQK * (score_BQK >= rival_BQ1)
 
-    def decode(self, scored: Iterator[list[ChunkScores]], targets: Sequence[DetectionTarget]) -> list[Results]:
+    def decode(self, scored: Iterator[list[ChunkScores]], targets: Sequence[ImageTarget]) -> list[Results]:
         found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in targets]
         for chunk in scored:
             for image, (scores, target) in enumerate(zip(chunk, targets, strict=True)):
@@ -198,7 +198,7 @@ class Desco(OpenVocabModel):
                 found[image].append((box, score, scores.classes[label]))
         return [self._result(parts, target) for parts, target in zip(found, targets)]
 
-    def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], target: DetectionTarget) -> Results:
+    def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], target: ImageTarget) -> Results:
         """Merge the chunks of an image (no NMS between chunks, as published) and scale boxes to the file's size."""
         boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
         order = scores.argsort(descending=True, stable=True)[: self.test.max_dets]
@@ -235,7 +235,7 @@ class Desco(OpenVocabModel):
         self._chunks = ((vocabulary, prompt), [chunk.to(self.device) for chunk in chunks])
 
     @torch.no_grad()
-    def predict(self, images: Tensor, targets: Sequence[DetectionTarget]) -> list[Results]:
+    def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         text = self.text()
         features = self.encode_image(images)
         if self.test.prefilter_keep == 1:
@@ -262,7 +262,7 @@ class Desco(OpenVocabModel):
         keep = max(1, math.ceil(self.test.prefilter_keep * len(text)))
         return [text[n] for n in sorted(torch.stack(best).topk(keep).indices.tolist())]
 
-    def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
         captions = [t.caption for t in targets]
         if None in captions:
             name = targets[captions.index(None)].file_name

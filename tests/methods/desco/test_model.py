@@ -4,7 +4,7 @@ import torch
 
 from ovdense.layers.fpn import FeaturePyramid
 from ovdense.methods.desco.model import Desco
-from ovdense.structures import ClassEntry, DetectionTarget, Vocabulary
+from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
 from ovdense.text.encoders import BertTextEncoder
 from ovdense.vision.backbones import TimmBackbone
 
@@ -35,7 +35,7 @@ def image(seed, height=64, width=96):
 
 
 def target(image_id, size_hw=(64, 96), original=None, boxes=(), labels=(), caption=None, spans=()):
-    return DetectionTarget(image_id=image_id, file_name=f"{image_id}.jpg", size_hw=size_hw, original_size_hw=original or size_hw,
+    return ImageTarget(image_id=image_id, file_name=f"{image_id}.jpg", size_hw=size_hw, original_size_hw=original or size_hw,
                            boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long),
                            caption=caption, positive_spans=spans)
 
