@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image, ImageOps
 
+from ovdense.compat.images import read_upright
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
@@ -111,14 +112,7 @@ def load_image(image: ImageLike) -> np.ndarray:
         return image
     if isinstance(image, Image.Image):
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    path = Path(image).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"an image must be an existing file, got {path}")
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {str(error).removesuffix(' ' + repr(str(path)))}") from None
+    return read_upright(image)
 
 
 class OpenVocabPredictor:
