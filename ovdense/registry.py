@@ -62,6 +62,7 @@ METRICS = Registry(
     scope=SCOPE,
     locations=[
         "ovdense.evaluation.detection",
+        "ovdense.evaluation.segmentation",
         "ovdense.evaluation.descriptions",
         "ovdense.evaluation.omnilabel",
         "ovdense.evaluation.d3",

@@ -1,6 +1,6 @@
-"""What the detection metrics share: one checked record per image, matched classes and images, and the protocol.
+"""What the metrics share: one checked record per image, matched classes and images, and the protocol.
 
-A record is a dict of small numpy arrays, so that MMEngine can gather the records of several processes.
+A record is a dict of integers and small numpy arrays; those of several processes are gathered through files.
 """
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,12 +10,41 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from ovdense.evaluation.gather import evaluate_together
 from ovdense.evaluation.ground_truth import annotation_path, class_names_of, require_coverage
 
 NOT_STATED = "not stated"
 
 
-class DetectionMetric(BaseMetric):
+class ReportedMetric(BaseMetric):
+    """A metric that says what its numbers depend on.
+
+    After `evaluate`, on the main process: `protocol`, and `per_class`, {class name: {number's name: value}} where it applies.
+    Who runs the model tells what the metric cannot know through `conditions`, such as {"prompt": "descriptions",
+    "classes_per_chunk": 8}; the dataset's metainfo['protocol'] and metainfo['prompt'] are read as well. What nobody told
+    is "not stated".
+    """
+
+    def __init__(self, *, prefix: str | None = None, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.conditions: dict[str, str | int | float] = {}
+        self.protocol: dict[str, str | int | float] = {}
+        self.per_class: dict[str, dict[str, float]] = {}
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Return the numbers of all processes' records, on every process; `size` is the data set's length."""
+        named = evaluate_together(self.results, size, self.compute_metrics, self.collect_dir)
+        self.results.clear()
+        return {f"{self.prefix}/{name}" if self.prefix else name: value for name, value in named.items()}
+
+    def _told(self) -> dict[str, str | int | float]:
+        """Return what the data set and who runs the model say."""
+        meta = self.dataset_meta or {}
+        stated = {"prompt": meta.get("prompt") or NOT_STATED, "classes_per_chunk": NOT_STATED}
+        return stated | dict(meta.get("protocol", {})) | self.conditions
+
+
+class DetectionMetric(ReportedMetric):
     """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}.
 
     Boxes are xyxy in pixels of the original file (x2 = x1 + width); label k is class k of `class_names`, by default
@@ -27,10 +56,7 @@ class DetectionMetric(BaseMetric):
         class_names: the class of each label.
         allow_partial: evaluate the processed images only, instead of raising when images of the file are missing.
 
-    After `evaluate`, on the main process: `protocol`, what the numbers depend on, and `per_class_ap` where it applies.
-    Who runs the model tells what the metric cannot know through `conditions`, such as {"prompt": "descriptions",
-    "classes_per_chunk": 8}; the dataset's metainfo['protocol'] and metainfo['prompt'] are read as well. What nobody told
-    is "not stated".
+    After `evaluate`: see `ReportedMetric`; `per_class_ap` has the AP of each class where it applies.
     """
 
     def __init__(
@@ -46,8 +72,6 @@ class DetectionMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file, self.data_root = ann_file, data_root
         self.class_names, self.allow_partial = class_names, allow_partial
-        self.conditions: dict[str, str | int | float] = {}
-        self.protocol: dict[str, str | int | float] = {}
         self.per_class_ap: dict[str, float] = {}
         self._ready_for: tuple | None = None
 
@@ -64,16 +88,13 @@ class DetectionMetric(BaseMetric):
         require_coverage([r["image_id"] for r in results], self._expected_images, self._path, allow_partial=self.allow_partial)
         position = {i: n for n, i in enumerate(self._expected_images)}
         records = sorted(results, key=lambda r: position[r["image_id"]])
-        stated = {"prompt": (self.dataset_meta or {}).get("prompt") or NOT_STATED, "classes_per_chunk": NOT_STATED}
         self.protocol = {
             "annotations": self._path.name,
             "ann_sha256": self._sha256,
             "images": len(records),
             "images_in_file": len(self._expected_images),
             "classes": len(self._names),
-            **stated,
-            **(self.dataset_meta or {}).get("protocol", {}),
-            **self.conditions,
+            **self._told(),
         }
         return self._compute(records)
 
@@ -117,7 +138,7 @@ class DetectionMetric(BaseMetric):
         if instances is None or any(f not in instances for f in fields):
             got = sorted(instances) if instances else instances
             raise ValueError(f"image {image_id}: pred_instances must have {', '.join(fields)}, got {got}")
-        boxes, scores, labels = (_array(instances[f]) for f in fields)
+        boxes, scores, labels = (as_array(instances[f]) for f in fields)
         n = len(scores)
         if scores.shape != (n,) or labels.shape != (n,) or (boxes.shape != (n, 4) and boxes.size + n > 0):
             got = f"{boxes.shape}, {scores.shape}, {labels.shape}"
@@ -133,7 +154,7 @@ class DetectionMetric(BaseMetric):
         return boxes, scores, labels
 
 
-def _array(values: object) -> np.ndarray:
+def as_array(values: object) -> np.ndarray:
     """Return a tensor of any device or dtype, or a sequence, as a numpy array."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()

@@ -95,12 +95,12 @@ def write_json(path: str | Path, content: object) -> Path:
 
 
 def write_report(
-    path: str | Path, metrics: Mapping[str, float], protocol: Mapping[str, object], per_class: Mapping[str, float] | None = None
+    path: str | Path, metrics: Mapping[str, float], protocol: Mapping[str, object], per_class: Mapping[str, float | Mapping[str, float]] | None = None
 ) -> Path:
-    """Write {"metrics", "protocol", "per_class"} as JSON, nan as null; return the path."""
+    """Write {"metrics", "protocol", "per_class"} as JSON, nan as null; a class has one number or several by name. Return the path."""
 
-    def plain(values: Mapping[str, float]) -> dict:
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+    def plain(values: Mapping) -> dict:
+        return {k: plain(v) if isinstance(v, Mapping) else None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
     content = {"metrics": plain(metrics), "protocol": dict(protocol)}
     return write_json(path, content | ({"per_class": plain(per_class)} if per_class is not None else {}))

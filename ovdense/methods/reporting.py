@@ -47,10 +47,10 @@ class ReportHook(Hook):
         if not metrics or not is_main_process():
             return
         protocol: dict[str, Any] = {}
-        per_class: dict[str, float] = {}
+        per_class: dict[str, Any] = {}
         for metric in loop.evaluator.metrics:
             protocol |= getattr(metric, "protocol", {})
-            per_class |= getattr(metric, "per_class_ap", {})
+            per_class |= getattr(metric, "per_class", {}) or getattr(metric, "per_class_ap", {})
         protocol = {k: v for k, v in protocol.items() if v != NOT_STATED}  # the model has stated it under its own name
         runner.logger.info("\n" + format_table(metrics, protocol))
         for file in files:

@@ -7,7 +7,7 @@ Names that clash, are empty or unknown are errors that name them and the file. T
   "descriptions": [..] (or "def": ".."), "kind", "similar": [..], "frequency": "r|c|f", "background": bool}, all but the
   name optional; an unknown key is an error;
 - categories: a COCO or LVIS annotation file, or the list of its categories (lvis_v1_categories.json), in the order of
-  their ids: "synonyms", "frequency", "kind", "similar" and "descriptions", or else LVIS's "def", are read where present;
+  their ids: "synonyms", "frequency", "kind", "similar", "background" and "descriptions", or else LVIS's "def", are read where present;
 - desco: DesCo's list of {"object", "gpt3_output"}, the latter {"type", "description", "similar objects"} as a string;
 - only for `with_descriptions`: an object, class name -> a description, a list of them, or an object with any of
   "descriptions", "kind", "similar"; or DesCo's vocabulary, noun -> [gpt3_output, frequency].
@@ -28,8 +28,8 @@ from ovdense.text.description_files import gpt3_fields, is_noun_entry, nouns_of
 from ovdense.text.reading import Source, checked_text, checked_texts, read_json
 
 Form = Literal["text", "classes", "categories", "desco", "voc"]
-BUILTIN = ("coco", "lvis", "voc")
 _FOLDER = Path(__file__).parent / "vocabularies"
+BUILTIN = tuple(sorted(p.stem for p in _FOLDER.glob("*.json")))
 _CLASS_KEYS = ("name", "synonyms", "descriptions", "def", "kind", "similar", "frequency", "background")
 _DESCRIPTION_KEYS = ("descriptions", "kind", "similar")
 
@@ -38,7 +38,9 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
     """Return the vocabulary of `source`; its form is recognised, or given by `form` ("text", "classes", "categories", "desco", "voc").
 
     - a Vocabulary (returned as it is) or a sequence of names;
-    - "coco" (80), "voc" (20), "lvis" (1,203, with synonyms, definitions, frequencies): built in;
+    - built in: "coco" (80), "voc" (20), "lvis" (1,203, with synonyms, definitions, frequencies); and for segmentation, by their number of
+      classes, with background where it is one more: "voc20", "voc21", "ade150", "context59", "context60", "coco_object81", "coco_stuff171",
+      "coco_stuff27", "coco_panoptic133", "cityscapes19", "cityscapes27", "kitti_step19";
     - a .txt file, one name a line; blank lines and lines that start with # are left out (text);
     - a .json file of classes, categories (COCO or LVIS annotation) or DesCo's descriptions: see the top of this module;
     - a Pascal VOC folder: the names in its Annotations, sorted (voc).
@@ -278,7 +280,7 @@ def category_entry(category: dict, path: Path) -> ClassEntry:
 def _category_fields(category: dict) -> dict[str, Any]:
     fields = {"name": category.get("name"), "descriptions": _said(category)}
     fields.update({key: category[key] for key in ("synonyms", "kind", "similar", "frequency") if category.get(key) is not None})
-    return fields
+    return fields | ({"is_background": category["background"]} if "background" in category else {})
 
 
 def _said(item: dict) -> Any:
