@@ -24,7 +24,9 @@ MODELS = Registry(
     locations=[
         "ovdense.text.encoders",
         "ovdense.text.piecewise",
+        "ovdense.text.clip_context",
         "ovdense.vision.backbones",
+        "ovdense.vision.clip",
         "ovdense.vision.memory",
         "ovdense.layers.fpn",
         "ovdense.methods.desco.model",

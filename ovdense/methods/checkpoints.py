@@ -21,8 +21,8 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
+from ovdense.compat.weights import load_checked
 from ovdense.registry import HOOKS
-from ovdense.vision.weights import load_checked
 
 BACKEND = "ovdense_atomic"
 _STEP = re.compile(r"(?:iter|epoch)_(\d+)\.pth")

@@ -155,8 +155,39 @@ class RobertaTextEncoder(_TransformersEncoder):
         self._settle()
 
 
+class ClipTextTower(TextEncoder):
+    """What open_clip's causal text towers share; the tower is `text`, under open_clip's names."""
+
+    model_name: str
+    text: nn.Module
+
+    def hidden(self, tokenized: TokenizedText) -> Tensor:
+        length = tokenized.ids_BL.shape[1]
+        # the tower itself only takes captions padded to 77; causal attention allows to stop at the longest one
+        dtype = self.text.transformer.get_cast_dtype()
+        hidden_BLD = self.text.token_embedding(tokenized.ids_BL).to(dtype) + self.text.positional_embedding[:length].to(dtype)
+        return self.text.ln_final(self.text.transformer(hidden_BLD, attn_mask=self.text.attn_mask[:length, :length]))
+
+    def pool(self, tokenized: TokenizedText) -> Tensor:
+        hidden_BLD = self.hidden(tokenized)
+        end_B = tokenized.valid_BL.sum(1) - 1
+        pooled_BD = hidden_BLD[torch.arange(len(end_B), device=end_B.device), end_B]
+        projection = self.text.text_projection
+        if projection is None:
+            return pooled_BD
+        return projection(pooled_BD) if isinstance(projection, nn.Linear) else pooled_BD @ projection
+
+    def settings(self) -> dict[str, Any]:
+        text = self.text
+        activation = type(text.transformer.resblocks[0].mlp.gelu).__name__
+        return {
+            "encoder": type(self).__name__, "model": self.model_name, "width": text.width, "heads": text.heads,
+            "layers": text.transformer.layers, "context_length": text.context_length, "activation": activation,
+        }
+
+
 @MODELS.register_module()
-class OpenClipTextEncoder(TextEncoder):
+class OpenClipTextEncoder(ClipTextTower):
     """CLIP's text tower from open_clip: `encode` gives ln_final's output per token, `embed` the projected end of text.
 
     `pretrained`: a local file of weights, one of open_clip's tags, or None for random ones. Towers with a causal mask and
@@ -182,27 +213,3 @@ class OpenClipTextEncoder(TextEncoder):
         self.width = text.width
         self.max_tokens = text.context_length
         self._settle()
-
-    def hidden(self, tokenized: TokenizedText) -> Tensor:
-        length = tokenized.ids_BL.shape[1]
-        # the tower itself only takes captions padded to 77; causal attention allows to stop at the longest one
-        dtype = self.text.transformer.get_cast_dtype()
-        hidden_BLD = self.text.token_embedding(tokenized.ids_BL).to(dtype) + self.text.positional_embedding[:length].to(dtype)
-        return self.text.ln_final(self.text.transformer(hidden_BLD, attn_mask=self.text.attn_mask[:length, :length]))
-
-    def pool(self, tokenized: TokenizedText) -> Tensor:
-        hidden_BLD = self.hidden(tokenized)
-        end_B = tokenized.valid_BL.sum(1) - 1
-        pooled_BD = hidden_BLD[torch.arange(len(end_B), device=end_B.device), end_B]
-        projection = self.text.text_projection
-        if projection is None:
-            return pooled_BD
-        return projection(pooled_BD) if isinstance(projection, nn.Linear) else pooled_BD @ projection
-
-    def settings(self) -> dict[str, Any]:
-        text = self.text
-        activation = type(text.transformer.resblocks[0].mlp.gelu).__name__
-        return {
-            "encoder": type(self).__name__, "model": self.model_name, "width": text.width, "heads": text.heads,
-            "layers": text.transformer.layers, "context_length": text.context_length, "activation": activation,
-        }

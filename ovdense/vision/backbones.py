@@ -12,12 +12,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 from ovdense.vision.embedded import embedded_state_dict
 from ovdense.vision.freezing import check_frozen_stages, hold
 from ovdense.vision.swin import PatchEmbed, SwinStage, initialise, swin_published_to_ours
-from ovdense.vision.weights import load_checked, read_state_dict
 
 __all__ = ["SwinBackbone", "TimmBackbone", "swin_published_to_ours"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.structures import FeatureMap
 from ovdense.vision.embedded import embedded_state_dict
-from ovdense.vision.weights import load_checked, read_state_dict
 
 
 class DenseImageEncoder(nn.Module):

@@ -1,7 +1,7 @@
 """What loading weights prints."""
 import pytest
 
-from ovdense.vision import weights
+from ovdense.compat import weights
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""Reading weights files of towers and backbones: nothing in them may run code, and nothing is dropped without a word."""
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ovdense.compat.torchscript import is_torchscript, torchscript_tensors
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a checkpoint file, looked for at its top and under 'state_dict' and 'model'.
+
+    Also of a TorchScript archive, such as OpenAI's CLIP files; its program is not loaded. FileNotFoundError for a missing
+    file, ValueError for one without tensors.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"weights must be an existing file, got {path}")
+    if is_torchscript(path):
+        return torchscript_tensors(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        got = f"{type(content).__name__} without tensors"
+        raise ValueError(f"{path} must hold a state dict (at the top, under 'state_dict' or 'model'), got {got}")
+    return tensors
+
+
+def load_checked(module: nn.Module, state: dict[str, Tensor], origin: str, may_miss: Callable[[str], bool] = lambda name: False) -> None:
+    """Load `state` into `module`: every tensor of the module must be there and fit; print what else the file holds.
+
+    Names for which `may_miss` is true may be absent (they keep their values, which is printed); BatchNorm's step
+    counters may always be. ValueError lists what is missing or has another shape.
+    """
+    own = module.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    lacking = [k for k in missing if not may_miss(k)]
+    wrong = [f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in own.items() if k in state and state[k].shape != v.shape]
+    unused = [k for k in state if k not in own]
+    if lacking or wrong:
+        raise ValueError(
+            f"{origin} does not fit {type(module).__name__}: missing {_some(lacking)}; wrong shape {_some(wrong)}; "
+            f"unknown {_some(unused)}; give the weights of this architecture"
+        )
+    module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    for what, names in (("not in the file, kept as they are", missing), ("not used", unused)):
+        if names:
+            print_log(f"{origin}: {what}: {_some(names)}", logger="current")
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "none"
