@@ -69,6 +69,8 @@ METRICS = Registry(
         "ovdense.evaluation.omnilabel",
         "ovdense.evaluation.d3",
         "ovdense.evaluation.grounding",
+        "ovdense.evaluation.referring",
+        "ovdense.evaluation.phrase_cut",
         "ovdense.methods.reporting",
     ],
 )

@@ -31,6 +31,17 @@ def iou_xyxy(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
+def giou_xyxy(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """Return (A, B) generalised overlaps in -1..1 (arXiv 1902.09630, Eq. 1): IoU less the share of the enclosing box that neither covers."""
+    a, b = a_xyxy.astype(np.float64), b_xyxy.astype(np.float64)
+    iou = iou_xyxy(a, b)
+    area_a, area_b = (np.clip(x[:, 2:] - x[:, :2], 0, None).prod(-1) for x in (a, b))
+    union = (area_a[:, None] + area_b[None]) / (1 + iou)  # inter = iou * union
+    size = np.clip(np.maximum(a[:, None, 2:], b[None, :, 2:]) - np.minimum(a[:, None, :2], b[None, :, :2]), 0, None)
+    hull = size.prod(-1)
+    return iou - np.divide(hull - union, hull, out=np.zeros_like(hull), where=hull > 0)
+
+
 def top_by_score(scores: np.ndarray, limit: int) -> np.ndarray:
     """Return the indices of the `limit` best, best first, equal scores in their order."""
     return np.argsort(-scores.astype(np.float64), kind="stable")[:limit]

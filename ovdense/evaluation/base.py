@@ -45,10 +45,10 @@ class ReportedMetric(BaseMetric):
 
 
 class DetectionMetric(ReportedMetric):
-    """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}.
+    """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}, and masks where they are measured.
 
-    Boxes are xyxy in pixels of the original file (x2 = x1 + width); label k is class k of `class_names`, by default
-    the dataset's metainfo['classes'], and is matched to the annotation file by name.
+    Boxes are xyxy in pixels of the original file (x2 = x1 + width), masks bool (N, H, W) of its size; label k is class k of
+    `class_names`, by default the dataset's metainfo['classes'], and is matched to the annotation file by name.
 
     Args:
         ann_file: the annotation file, under the data root; by default the dataset's metainfo['ann_file'].
@@ -58,6 +58,8 @@ class DetectionMetric(ReportedMetric):
 
     After `evaluate`: see `ReportedMetric`; `per_class_ap` has the AP of each class where it applies.
     """
+
+    uses_masks = False
 
     def __init__(
         self,
@@ -80,7 +82,10 @@ class DetectionMetric(ReportedMetric):
         self._prepare()
         for sample in data_samples:
             image_id = self._image_id(sample.get("img_id"))
-            self.results.append(self._record(image_id, *self._checked(image_id, sample.get("pred_instances"))))
+            instances = sample.get("pred_instances")
+            found = self._checked(image_id, instances)
+            masks = {"masks": self._checked_masks(image_id, instances, len(found[1]))} if self.uses_masks else {}
+            self.results.append(self._record(image_id, *found, **masks))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Return the named numbers (percent unless said otherwise, nan where there is no ground truth) of all records."""
@@ -104,7 +109,11 @@ class DetectionMetric(ReportedMetric):
 
     @abstractmethod
     def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict:
-        """Return what to keep of one image; has the key image_id."""
+        """Return what to keep of one image; has the key image_id. With `uses_masks` there is the argument `masks`, (N, H, W) bool, too."""
+
+    def _size_hw(self, image_id: int) -> tuple[int, int]:
+        """Return height and width of an image's file; for metrics of masks."""
+        raise NotImplementedError
 
     @abstractmethod
     def _compute(self, records: list[dict]) -> dict[str, float]:
@@ -152,6 +161,17 @@ class DetectionMetric(ReportedMetric):
                 "give the model the vocabulary of the dataset"
             )
         return boxes, scores, labels
+
+    def _checked_masks(self, image_id: int, instances: dict, count: int) -> np.ndarray:
+        size_hw = self._size_hw(image_id)
+        if "masks" not in instances:
+            raise ValueError(f"image {image_id}: pred_instances must have masks to be measured, got {sorted(instances)}; does the model predict them?")
+        masks = as_array(instances["masks"])
+        if masks.shape != (count, *size_hw) and (count or masks.size):
+            raise ValueError(f"image {image_id}: masks must have the shape {(count, *size_hw)} of the file, got {masks.shape}")
+        if masks.dtype != bool and not (masks.dtype.kind in "iu" and (not masks.size or masks.max() <= 1)):
+            raise ValueError(f"image {image_id}: masks must be bool, got {masks.dtype}; threshold the scores first")
+        return masks.reshape(count, *size_hw).astype(bool, copy=False)
 
 
 def as_array(values: object) -> np.ndarray:
