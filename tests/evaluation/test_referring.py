@@ -74,7 +74,7 @@ def test_referring__iou_and_giou_are_two_protocols(tmp_path):
     got = numbers(ReferringMetric(ann_file=write(tmp_path, {1: [(10, 10, 40, 40)]})), [sample(1, [beside], [0.9], [0])])
     assert got["P@1"] == 0 == got["P@1_giou"]
     diagonal = (13, 14, 33, 34)
-    got = numbers(ReferringMetric(ann_file=path), [sample(1, [diagonal], [0.9], [0])])
+    got = numbers(ReferringMetric(ann_file=write(tmp_path, {1: [BOX]})), [sample(1, [diagonal], [0.9], [0])])
     inter, union, hull = 17 * 16, 800 - 17 * 16, 23 * 24
     assert inter / union > 0.5 > inter / union - (hull - union) / hull
     assert got["P@1"] == 100 and got["P@1_giou"] == 0
