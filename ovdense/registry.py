@@ -28,6 +28,7 @@ MODELS = Registry(
         "ovdense.vision.backbones",
         "ovdense.vision.clip",
         "ovdense.vision.memory",
+        "ovdense.vision.vit",
         "ovdense.layers.fpn",
         "ovdense.methods.desco.model",
         "ovdense.methods.desco.folded",

@@ -39,3 +39,10 @@ def seeds_of(golden_root: Path, method: str, case: str) -> list[int]:
 def matching_seed(seeds: Sequence[int], error: Callable[[int], float]) -> int:
     """Return the seed that the case was made with: the one whose error is smallest (another one's is hundreds of times larger)."""
     return min(seeds, key=error)
+
+
+def stated(folder: Path, what: str) -> int:
+    """Return the number that the README of a case states after the word `what` ("seed 0", "heads 3")."""
+    found = re.search(rf"\b{re.escape(what)} (\d+)", (folder / "README.md").read_text())
+    assert found, f"{folder / 'README.md'} must state {what!r} and a number"
+    return int(found.group(1))

@@ -25,6 +25,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "scene": ("a photo of {article} {} in the scene.", "there is {article} {} in the scene.", "this is {article} {} in the scene."),
 }
 
+_SCENE = tuple(f"{said} {{}} in the scene." for said in ("there is a", "there is the", "this is a", "this is the", "this is one"))
+
 
 class CountsTokens(Protocol):
     """What chunking needs of a tokenizer."""
@@ -241,13 +243,16 @@ def fill_template(template: str, name: str) -> str:
 
 
 def find_templates(name: str) -> tuple[str, ...]:
-    """Return a set of templates by name; "imagenet" is CLIP's 80, taken from open_clip. KeyError lists the names."""
-    if name == "imagenet":
+    """Return a set of templates by name; KeyError lists the names.
+
+    "imagenet" is CLIP's 80, taken from open_clip; "imagenet_scene" is ReCo's 85 (arXiv 2206.07045, as released), with "in the scene".
+    """
+    if name in ("imagenet", "imagenet_scene"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+        return (*(template("{}") for template in OPENAI_IMAGENET_TEMPLATES), *(_SCENE if name == "imagenet_scene" else ()))
     if name not in TEMPLATES:
-        raise KeyError(f"unknown templates {name!r}; there are {', '.join([*TEMPLATES, 'imagenet'])}")
+        raise KeyError(f"unknown templates {name!r}; there are {', '.join([*TEMPLATES, 'imagenet', 'imagenet_scene'])}")
     return TEMPLATES[name]
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ovdense.structures import FeatureMap
 from ovdense.vision.dense import DenseImageEncoder
+from ovdense.vision.vit import resize_positions
 
 
 class ClipDenseEncoder(DenseImageEncoder):
@@ -89,7 +90,7 @@ class ClipDenseEncoder(DenseImageEncoder):
         if self.is_resnet:
             return visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images_BCHW)))))
         patch_BCHW = visual.conv1(images_BCHW)
-        positions_LC = _resize_positions(visual.positional_embedding, visual.grid_size, patch_BCHW.shape[2:], align_corners=False)
+        positions_LC = resize_positions(visual.positional_embedding, visual.grid_size, patch_BCHW.shape[2:], align_corners=False)
         token_BLC = torch.cat([visual.class_embedding.expand(len(images_BCHW), 1, -1), patch_BCHW.flatten(2).transpose(1, 2)], dim=1)
         token_BLC = visual.ln_pre(token_BLC + positions_LC)
         for block in visual.transformer.resblocks[:-1]:
@@ -101,7 +102,7 @@ class ClipDenseEncoder(DenseImageEncoder):
             return F.normalize(self.visual.ln_post(self.visual.transformer.resblocks[-1](trunk)[:, 0]) @ self.visual.proj, dim=1)
         pool = self.visual.attnpool
         side = round((len(pool.positional_embedding) - 1) ** 0.5)
-        positions = _resize_positions(pool.positional_embedding, (side, side), trunk.shape[2:], align_corners=True)
+        positions = resize_positions(pool.positional_embedding, (side, side), trunk.shape[2:], align_corners=True)
         return F.normalize(torch.func.functional_call(pool, {"positional_embedding": positions}, (trunk,)), dim=1)
 
 
@@ -122,12 +123,3 @@ def _check_vit(visual: nn.Module, name: str) -> None:
             f"the image tower must be CLIP's ResNet or a ViT that reads the class token out, {name!r} is not"
             + (f" (it has no {', '.join(lacking)})" if lacking else "") + "; choose for example 'RN50' or 'ViT-B-16'"
         )
-
-
-def _resize_positions(positions_LC: Tensor, grid_hw: tuple[int, int], size_hw: tuple[int, int], align_corners: bool) -> Tensor:
-    """Return (1 + h * w, C): the first position (the pooled token's) as it is, the grid's resized bicubically."""
-    if tuple(grid_hw) == tuple(size_hw):
-        return positions_LC
-    grid_1CHW = positions_LC[1:].T.unflatten(1, tuple(grid_hw))[None]
-    resized = F.interpolate(grid_1CHW, size=tuple(size_hw), mode="bicubic", align_corners=align_corners)
-    return torch.cat([positions_LC[:1], resized[0].flatten(1).T])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ovdense.vision.dense import ConseEncoder
 from ovdense.vision.dense_clip import ClipDenseEncoder
 from ovdense.vision.imagenet import imagenet_glosses, imagenet_names
-from tests.golden import load_fill
+from tests.golden import load_fill, stated
 
 
 def golden_tower(folder, fill) -> ModifiedResNet:
@@ -22,7 +22,7 @@ def golden_tower(folder, fill) -> ModifiedResNet:
     layers = [len({k.split(".")[1] for k in shape if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4)]
     side = round((shape["attnpool.positional_embedding"][0] - 1) ** 0.5)
     tower = ModifiedResNet(layers, output_dim=shape["attnpool.c_proj.weight"][0], heads=1, image_size=32 * side, width=width)
-    tower.load_state_dict({k.removeprefix("visual."): v for k, v in fill(spec, 0).items()})
+    tower.load_state_dict({k.removeprefix("visual."): v for k, v in fill(spec, stated(folder, "seed")).items()})
     return tower
 
 
