@@ -23,14 +23,17 @@ def token_focal_loss(logit_BQL: Tensor, target_BQL: Tensor, valid_BL: Tensor, *,
     return (loss * valid_BL[:, None].to(loss)).sum()
 
 
-def giou(boxes_xyxy: Tensor, target_xyxy: Tensor) -> Tensor:
-    """Return the generalised IoU (arXiv 1902.09630) of matched pairs: (N,) in -1..1. Inverted boxes count as flat."""
+def giou(boxes_xyxy: Tensor, target_xyxy: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """Return the generalised IoU (arXiv 1902.09630) of pairs (broadcast over all but the last axis): in -1..1. Inverted boxes count as flat.
+
+    `eps` is added to areas: boxes in shares of the image need a smaller one than boxes in pixels.
+    """
     x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
     x2, y2 = torch.maximum(x1, x2), torch.maximum(y1, y2)
     tx1, ty1, tx2, ty2 = target_xyxy.unbind(-1)
     overlap = (torch.minimum(x2, tx2) - torch.maximum(x1, tx1)).clamp(min=0) * (torch.minimum(y2, ty2) - torch.maximum(y1, ty1)).clamp(min=0)
-    hull = (torch.maximum(x2, tx2) - torch.minimum(x1, tx1)) * (torch.maximum(y2, ty2) - torch.minimum(y1, ty1)) + 1e-7
-    union = (x2 - x1) * (y2 - y1) + (tx2 - tx1) * (ty2 - ty1) - overlap + 1e-7
+    hull = (torch.maximum(x2, tx2) - torch.minimum(x1, tx1)) * (torch.maximum(y2, ty2) - torch.minimum(y1, ty1)) + eps
+    union = (x2 - x1) * (y2 - y1) + (tx2 - tx1) * (ty2 - ty1) - overlap + eps
     return overlap / union - (hull - union) / hull
 
 
@@ -83,3 +86,74 @@ def atss_assign(anchors_xyxy: Tensor, num_per_level: Sequence[int], boxes_xyxy: 
 def centerness_loss(logit_N: Tensor, target_N: Tensor) -> Tensor:
     """Return the summed binary cross entropy of centerness logits."""
     return F.binary_cross_entropy_with_logits(logit_N.float(), target_N, reduction="sum")
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Return boxes (..., 4) as corners."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def set_costs(prob_BQT: Tensor, boxes_BQ4: Tensor, positive_BNT: Tensor, target_BN4: Tensor, *, class_weight: float = 1.0, box_weight: float = 5.0,
+              giou_weight: float = 2.0) -> Tensor:
+    """Return (..., B, Q, N) costs of giving slot q the target n (arXiv 2104.12763, Sec. 3.2; DETR's, arXiv 2005.12872, Eq. 1).
+
+    `prob_BQT` softmax over token columns, `positive_BNT` the target's share of each column; boxes are (cx, cy, w, h) in shares of the image.
+    """
+    cost = class_weight * -(prob_BQT @ positive_BNT.transpose(-1, -2))
+    cost = cost + box_weight * (boxes_BQ4.unsqueeze(-2) - target_BN4.unsqueeze(-3)).abs().sum(-1)
+    pairs = giou(cxcywh_to_xyxy(boxes_BQ4).unsqueeze(-2), cxcywh_to_xyxy(target_BN4).unsqueeze(-3), eps=1e-12)
+    return cost - giou_weight * pairs
+
+
+def hungarian_match(cost_GQN: Tensor, counts: Sequence[int], *, repeats: int = 1) -> Tensor:
+    """Return (3, M) int64 rows (group, slot, target): for each group the cheapest one-to-one assignment of its first `counts[g]` targets.
+
+    `repeats` > 1 gives each target up to so many slots (arXiv 2207.13080's extra branch). More targets than slots: the cheapest stay.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    costs, found = cost_GQN.detach().float().cpu().numpy(), []
+    for g, count in enumerate(counts):
+        block = costs[g, :, :count]
+        slots, targets = linear_sum_assignment(block if repeats == 1 else block.repeat(repeats, axis=1))
+        if repeats > 1:
+            targets = targets // repeats
+        found += [(g, s, t) for s, t in zip(slots.tolist(), targets.tolist())]
+    return torch.tensor(found, dtype=torch.int64, device=cost_GQN.device).reshape(-1, 3).T
+
+
+def soft_token_loss(logit_BQT: Tensor, target_BQT: Tensor, weight_BQ: Tensor) -> Tensor:
+    """Return (...,) summed over B and Q: cross entropy of the token columns with soft targets, weighted by slot."""
+    return (-(logit_BQT.float().log_softmax(-1) * target_BQT).sum(-1) * weight_BQ).sum((-1, -2))
+
+
+def alignment_loss(logit_BQL: Tensor, positive_BQL: Tensor, counted_BL: Tensor) -> Tensor:
+    """Return (...,) summed over B: slots find their tokens and tokens their slots, halved (arXiv 2104.12763, Eq. 1 and 2).
+
+    `positive_BQL` bool; `counted_BL` bool, the tokens that a slot chooses among.
+    """
+    logit, positive = logit_BQL.float(), positive_BQL
+    rival = logit.masked_fill(~counted_BL[:, None], float("-inf"))
+    held = logit.masked_fill(~positive, 0.0)
+
+    def one_way(axis: int, all_logits: Tensor) -> Tensor:
+        has = positive.any(axis)
+        mean = held.sum(axis) / (positive.sum(axis) + 1e-6)
+        return torch.where(has, all_logits.logsumexp(axis) - mean, torch.zeros_like(mean)).sum((-1, -2))
+
+    return (one_way(-1, rival) + one_way(-2, logit)) / 2
+
+
+def dice_loss(logit_NP: Tensor, target_NP: Tensor) -> Tensor:
+    """Return the sum over masks of 1 - (2 overlap + 1) / (area + area + 1); logits and targets (N, pixels)."""
+    share = logit_NP.float().sigmoid()
+    return (1 - (2 * (share * target_NP).sum(1) + 1) / (share.sum(1) + target_NP.sum(1) + 1)).sum()
+
+
+def mask_focal_loss(logit_NP: Tensor, target_NP: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Return the sum over masks of the pixels' mean focal loss; logits and targets (N, pixels)."""
+    if not logit_NP.numel():
+        return logit_NP.sum()
+    valid = torch.ones(1, logit_NP.shape[1], dtype=torch.bool, device=logit_NP.device)
+    return token_focal_loss(logit_NP[None], target_NP[None], valid, alpha=alpha, gamma=gamma) / logit_NP.shape[1]

@@ -12,6 +12,7 @@ from mmengine.registry import METRICS as MM_METRICS
 from mmengine.registry import MODELS as MM_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MM_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MM_OPTIM_WRAPPERS
+from mmengine.registry import PARAM_SCHEDULERS as MM_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MM_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -28,9 +29,11 @@ MODELS = Registry(
         "ovdense.vision.backbones",
         "ovdense.vision.clip",
         "ovdense.vision.memory",
+        "ovdense.vision.resnet",
         "ovdense.vision.vit",
         "ovdense.layers.fpn",
         "ovdense.methods.desco.model",
+        "ovdense.methods.mdetr.model",
         "ovdense.methods.desco.folded",
         "ovdense.methods.dual_encoder",
     ],
@@ -93,10 +96,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope=SCOPE,
     locations=[
         "ovdense.methods.desco.optim",
+        "ovdense.methods.mdetr.optim",
     ],
 )
+PARAM_SCHEDULERS = Registry("parameter scheduler", parent=MM_PARAM_SCHEDULERS, scope=SCOPE, locations=["ovdense.methods.mdetr.optim"])
 
 # Nothing of ours is in these; MMEngine warns about every registry that a scope does not have.
 _OTHERS = ("EVALUATOR", "FUNCTIONS", "LOG_PROCESSORS", "LOOPS", "MODEL_WRAPPERS", "OPTIMIZERS",
-           "PARAM_SCHEDULERS", "RUNNERS", "TASK_UTILS", "VISBACKENDS", "VISUALIZERS", "WEIGHT_INITIALIZERS")  # fmt: skip
+           "RUNNERS", "TASK_UTILS", "VISBACKENDS", "VISUALIZERS", "WEIGHT_INITIALIZERS")  # fmt: skip
 _empty = [Registry(parent.name, parent=parent, scope=SCOPE) for parent in (getattr(mmengine_registry, name) for name in _OTHERS)]

@@ -6,7 +6,7 @@ M rows of a bank, L tokens, D embedding width, N boxes. Masks say what True mean
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -234,6 +234,9 @@ class ImageTarget:
     file's. For training on captions: `caption`, and `positive_spans[n]`, the character spans of box n's phrase.
     `masks_NHW` bool are the boxes' instance masks at the input's size. `label_map_HW` int64 is the class of every pixel,
     IGNORE_LABEL where nothing counts: at the input's size for training, at the file's for testing.
+
+    Of captions: `final` (N,) is 1 for the boxes that the caption is about, 0 for those it only passes by; `answers` are a question's
+    (head -> index); `align_spans` are spans that a published slip gives the alignment loss instead of `positive_spans`.
     """
 
     image_id: int
@@ -246,12 +249,17 @@ class ImageTarget:
     positive_spans: tuple[tuple[tuple[int, int], ...], ...] = ()
     masks_NHW: Tensor | None = None
     label_map_HW: Tensor | None = None
+    final: Tensor | None = None
+    answers: Mapping[str, int] | None = None
+    align_spans: tuple[tuple[tuple[int, int], ...], ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
         _require(self.boxes_xyxy.shape == (n, 4), f"boxes_xyxy must have shape {(n, 4)}, got {tuple(self.boxes_xyxy.shape)}")
         if self.caption is not None:
             _require(len(self.positive_spans) == n, f"{n} boxes need {n} lists of spans, got {len(self.positive_spans)}")
+        _require(self.final is None or self.final.shape == (n,), f"final must have shape {(n,)}")
+        _require(self.align_spans is None or len(self.align_spans) == n, f"{n} boxes need {n} lists of align_spans")
         if self.masks_NHW is not None:
             _require_masks(self.masks_NHW, n, self.size_hw)
         if self.label_map_HW is not None:

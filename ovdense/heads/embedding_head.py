@@ -54,3 +54,52 @@ class RowEmbeddingHead(nn.Module):
         unit = F.normalize(feat, dim=1).permute(0, 2, 3, 1)
         logit = pool_rows(row_logits(unit, bank, self.log_temperature.exp()), bank, self.pool)
         return ScoreMaps(logit_BKHW=logit.permute(0, 3, 1, 2), activation=self.activation)
+
+
+class AlignmentHead(nn.Module):
+    """Compare places with tokens by cosine over a temperature (MDETR's contrastive alignment, arXiv 2104.12763, Sec. 3.2).
+
+    Places (..., Q, `place_width`) and tokens (..., L, `text_width`) are projected to `width` and normalised.
+    """
+
+    def __init__(self, place_width: int, text_width: int, *, width: int = 64, temperature: float = 0.07) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.place_projection = nn.Linear(place_width, width)
+        self.text_projection = nn.Linear(text_width, width)
+        self.temperature = temperature
+
+    def unit_places(self, place: Tensor) -> Tensor:
+        return F.normalize(self.place_projection(place), dim=-1)
+
+    def unit_tokens(self, text: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(text), dim=-1)
+
+    def forward(self, place: Tensor, text: Tensor) -> Tensor:
+        """Return logits (..., Q, L)."""
+        return self.unit_places(place) @ self.unit_tokens(text).transpose(-1, -2) / self.temperature
+
+
+class SoftTokenHead(nn.Module):
+    """Say which tokens of the caption a place speaks of, as logits over `columns`: the token's position, the last one "no object".
+
+    MDETR's soft token prediction (arXiv 2104.12763, Sec. 3.2). With `alignment`, a token's logit is the alignment head's instead of
+    one learned for its position: positions need not be learned, which a short training has no time for. Differs from the paper there.
+    """
+
+    NOTHING = -1e4  # the logit of a column that holds no token
+
+    def __init__(self, place_width: int, *, columns: int = 256, alignment: AlignmentHead | None = None) -> None:
+        super().__init__()
+        self.columns, self.aligned = columns, alignment is not None
+        self.project = nn.Linear(place_width, 1 if self.aligned else columns)
+
+    def forward(self, place: Tensor, align: Tensor | None, valid_BL: Tensor) -> Tensor:
+        """Return (..., B, Q, columns); `align` (..., B, Q, L) are the alignment head's logits, needed with `alignment`."""
+        logit = self.project(place)
+        if not self.aligned:
+            return logit
+        align = align.masked_fill(~valid_BL[:, None], self.NOTHING)
+        room = self.columns - 1 - align.shape[-1]
+        return torch.cat([F.pad(align, (0, room), value=self.NOTHING), logit], dim=-1)

@@ -126,6 +126,24 @@ class Tokenizer:
         return cls(path.read_text(encoding="utf-8"))
 
     @classmethod
+    def from_byte_level_bpe(cls, vocab: str | Path, merges: str | Path) -> "Tokenizer":
+        """Return RoBERTa's kind of tokenizer from its vocab.json and merges.txt."""
+        from tokenizers.implementations import ByteLevelBPETokenizer
+        from tokenizers.processors import RobertaProcessing
+
+        for path in (Path(vocab), Path(merges)):
+            if not path.is_file():
+                raise FileNotFoundError(f"a byte-level BPE needs vocab.json and merges.txt, {path} is missing")
+        made = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+        backend = made._tokenizer
+        ids = {name: backend.token_to_id(name) for name in ("<s>", "</s>", "<pad>")}
+        if None in ids.values():
+            raise ValueError(f"{vocab} must have RoBERTa's tokens <s>, </s> and <pad>, got {ids}")
+        backend.add_special_tokens(["<s>", "<pad>", "</s>"])
+        backend.post_processor = RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False)
+        return cls(backend.to_str(), pad_token="<pad>")
+
+    @classmethod
     def from_pretrained(cls, path_or_name: str | Path) -> "Tokenizer":
         """Return the tokenizer of a local folder or of a hub name, read by transformers' AutoTokenizer."""
         from transformers import AutoTokenizer

@@ -16,7 +16,7 @@ from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 from ovdense.vision.embedded import embedded_state_dict
-from ovdense.vision.freezing import check_frozen_stages, hold
+from ovdense.vision.freezing import BATCH_NORMS, check_frozen_stages, hold
 from ovdense.vision.swin import PatchEmbed, SwinStage, initialise, swin_published_to_ours
 
 __all__ = ["SwinBackbone", "TimmBackbone", "swin_published_to_ours"]
@@ -34,7 +34,8 @@ class TimmBackbone(nn.Module):
     the path of a state dict with timm's names. Nothing is ever downloaded.
     `frozen_stages`: -1 nothing; 0 the stem, which is all before the layers of stride 4; n also the layers up to the
     last one of stride 2**(n + 1), so that 4 is everything. Frozen layers have no gradients and stay in eval mode.
-    `norm_eval` keeps every BatchNorm's statistics in training, which small batches need.
+    `norm_eval` keeps every BatchNorm's statistics in training, which small batches need; `norm_frozen` also their scale and shift.
+    `norm_eps` replaces the norms' own epsilon: MDETR's EfficientNets were trained with 1e-5 where their ImageNet weights have 1e-3.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class TimmBackbone(nn.Module):
         weights: str | Path | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = True,
+        norm_frozen: bool = False,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         _check_name(name)
@@ -57,6 +60,10 @@ class TimmBackbone(nn.Module):
         self.std = tuple(round(255 * s, 3) for s in config.std)
         self.norm_eval = norm_eval
         self._frozen = _stem_and_stages(self.net, name, frozen_stages)
+        for norm in (m for m in self.net.modules() if isinstance(m, BATCH_NORMS)):
+            norm.eps = norm.eps if norm_eps is None else norm_eps
+            if norm_frozen:
+                norm.requires_grad_(False)
         if weights is not None:
             self._load(name, weights)
         self.train()
