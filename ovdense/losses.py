@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from ovdense.structures import IGNORE_LABEL
+
 UNMATCHED = -1
 
 
@@ -157,3 +159,40 @@ def mask_focal_loss(logit_NP: Tensor, target_NP: Tensor, *, alpha: float = 0.25,
         return logit_NP.sum()
     valid = torch.ones(1, logit_NP.shape[1], dtype=torch.bool, device=logit_NP.device)
     return token_focal_loss(logit_NP[None], target_NP[None], valid, alpha=alpha, gamma=gamma) / logit_NP.shape[1]
+
+
+def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: int = IGNORE_LABEL, over: str = "all") -> Tensor:
+    """Return the cross entropy of logits, resized to the labels (bilinear), averaged over pixels; ignored ones add nothing.
+
+    `over` "all" divides by the number of all pixels, as mmseg and the releases built on it do; "labelled" by those that count.
+    A batch without any gives 0.
+    """
+    if over not in ("all", "labelled"):
+        raise ValueError(f'over must be "all" or "labelled", got {over!r}')
+    if logit_BKHW.shape[-2:] != label_BHW.shape[-2:]:
+        logit_BKHW = F.interpolate(logit_BKHW, size=label_BHW.shape[-2:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logit_BKHW.float(), label_BHW, ignore_index=ignore_label, reduction="sum")
+    return loss / (label_BHW.numel() if over == "all" else (label_BHW != ignore_label).sum().clamp(min=1))
+
+
+def box_label_maps(boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int, size_hw: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """Return (B, K, H, W) float, 1 where a box of the class is, and (B, 1, H, W) bool, True where any box is, on a map of `size_hw` cells of `stride` pixels.
+
+    Corners are cut down to cells and kept inside the map, the upper ends do not count (DenseCLIP's rule): a box below one
+    cell covers nothing, and the last row and column are never covered.
+    """
+    height, width = size_hw
+    like = boxes_xyxy[0]
+    target = like.new_zeros(len(boxes_xyxy), num_classes, height, width, dtype=torch.float32)
+    for b, (boxes, classes) in enumerate(zip(boxes_xyxy, labels, strict=True)):
+        cells = (boxes / stride).long().clamp(min=0)
+        for (x1, y1, x2, y2), k in zip(cells.tolist(), classes.tolist()):
+            target[b, k, min(y1, height - 1) : min(y2, height - 1), min(x1, width - 1) : min(x2, width - 1)] = 1
+    return target, target.amax(1, keepdim=True) > 0
+
+
+def covered_cross_entropy(logit_BKHW: Tensor, target_BKHW: Tensor, covered_B1HW: Tensor) -> Tensor:
+    """Return the binary cross entropy averaged over covered pixels x classes; 0 where nothing is covered (the release divides by zero)."""
+    weight = covered_B1HW.to(torch.float32).expand_as(logit_BKHW)
+    loss = F.binary_cross_entropy_with_logits(logit_BKHW.float(), target_BKHW, weight=weight, reduction="sum")
+    return loss / weight.sum().clamp(min=1)

@@ -35,6 +35,8 @@ MODELS = Registry(
         "ovdense.methods.desco.model",
         "ovdense.methods.mdetr.model",
         "ovdense.methods.desco.folded",
+        "ovdense.methods.denseclip.model",
+        "ovdense.methods.denseclip.decoders",
         "ovdense.methods.dual_encoder",
     ],
 )

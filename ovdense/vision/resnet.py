@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 from ovdense.vision.backbones import IMAGENET_MEAN, IMAGENET_STD
 from ovdense.vision.freezing import check_frozen_stages
-from ovdense.vision.weights import load_checked, read_state_dict
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EPS = 1e-5

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
-from ovdense.vision.weights import load_checked, read_state_dict
 
 
 @MODELS.register_module()

@@ -13,14 +13,16 @@ _RULES = [
     (re.compile(r"^backbone\."), "backbone.net."),
     (re.compile(r"^text_encoder\."), "text_encoder.text."),
     (re.compile(r"^(?=(?:contexts|gamma)$|context_decoder\.)"), "pixel_text."),
-    (re.compile(r"^decode_head\."), "head."),
+    (re.compile(r"^decode_head\."), "decoder.head."),
+    (re.compile(r"^(?=neck\.|bbox_head\.|rpn_head\.|roi_head\.)"), "decoder."),
 ]
 _BACK = [
     (re.compile(r"^backbone\.pyramid\.([0-3])\."), lambda m: f"backbone.fpn{int(m[1]) + 1}."),
     (re.compile(r"^backbone\.net\."), "backbone."),
     (re.compile(r"^text_encoder\.text\."), "text_encoder."),
     (re.compile(r"^pixel_text\."), ""),
-    (re.compile(r"^head\."), "decode_head."),
+    (re.compile(r"^decoder\.head\."), "decode_head."),
+    (re.compile(r"^decoder\."), ""),
 ]
 _KNOWN = ("contexts", "gamma", "context_decoder.", "backbone.", "text_encoder.", "neck.", "decode_head.", "bbox_head.", "rpn_head.", "roi_head.")
 

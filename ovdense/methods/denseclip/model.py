@@ -1,0 +1,195 @@
+"""DenseCLIP (arXiv 2112.01518): segmenters and detectors on pixel-text score maps, with the text given at run time.
+
+Flow: backbone -> maps and local vectors; vocabulary -> text, once; pixel_text -> cosines of places and classes; decoder ->
+label maps or boxes. Without a text encoder it is the same network without language (the paper's CLIP-FPN baselines).
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.registry import build_from_cfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovdense.heads.segment import label_maps, resized, slide
+from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.denseclip.decoders import stacked_labels
+from ovdense.methods.denseclip.pixel_text import ClassText, PixelScores, PixelText
+from ovdense.registry import MODELS
+from ovdense.structures import IGNORE_LABEL, FeatureMap, ImageTarget, Results, ScoreMaps, Vocabulary
+from ovdense.text.vocabulary import load_vocabulary
+from ovdense.vision.dense_features import DenseFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTest:
+    """How a segmenter is tested: windows of `crop` (height, width) every `stride` pixels, or the whole image (None).
+
+    `scales`: the input is resized by each, and with `flip` mirrored too; the softmax of all views is averaged, as mmseg does.
+    """
+
+    crop: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.crop is None) != (self.stride is None):
+            raise ValueError(f"crop and stride must be given together, or neither, got crop={self.crop} and stride={self.stride}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be one or more positive numbers, got {self.scales}")
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """Return (scale, mirrored) of every view."""
+        return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
+
+
+def _built(part: dict | nn.Module | None) -> nn.Module | None:
+    return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
+
+
+@MODELS.register_module()
+class DenseClip(OpenVocabModel):
+    """A segmenter or detector, by its `decoder` (`SemanticFpn`, `OpenSemanticFpn`, `RetinaNetDecoder`, `MaskRcnnDecoder`).
+
+    `backbone`: a tower with `dense` (`ClipResNet`, `ClipVit`, `PooledBackbone`, `PairedBackbone`), or without text any backbone.
+    `text_encoder`: `ClipContextEncoder`, or without contexts any encoder with `embed`; None: no language. `pixel_text`: arguments of
+    `PixelText`. `vocabulary`: the classes that it is trained on (names, a file, "ade150", ...); a decoder that is not open takes no
+    others. `test`: arguments of `SegmentTest`. `divisor`: sides of a batch are padded to multiples of it.
+    """
+
+    def __init__(self, *, backbone: dict | nn.Module, decoder: dict | nn.Module, vocabulary: str | Path | Sequence[str] | Vocabulary,
+                 text_encoder: dict | nn.Module | None = None, pixel_text: dict | None = None, test: dict | None = None, divisor: int = 32) -> None:
+        backbone = _built(backbone)
+        super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
+        self.backbone, self.text_encoder, self.decoder = backbone, _built(text_encoder), _built(decoder)
+        self.trained_on = load_vocabulary(vocabulary)
+        self.test = SegmentTest(**(test or {}))
+        if self.text_encoder is not None:
+            token_width = getattr(self.text_encoder, "width", None) if hasattr(self.text_encoder, "encode_names") else None
+            self.pixel_text = PixelText(backbone.embed_width, **{"token_width": token_width, **(pixel_text or {})})
+        elif pixel_text is not None or self.decoder.is_open:
+            raise ValueError("pixel-text scores need a text encoder, got none; give one, or leave out pixel_text and take a decoder that is not open")
+        if not self.decoder.is_open and self.decoder.num_classes != len(self.trained_on):
+            raise ValueError(f"the decoder must have the {len(self.trained_on)} classes of the vocabulary, got num_classes={self.decoder.num_classes}")
+        self._text: tuple[Any, ClassText] | None = None
+        self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
+
+    def train(self, mode: bool = True) -> "DenseClip":
+        if mode:
+            self._forget()  # contexts change: text is encoded anew at the next prediction
+        return super().train(mode)
+
+    def _forget(self) -> None:
+        self._text = None
+
+    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        """Predict these classes from now on; a decoder that is not open takes only the names that it was trained on, in their order."""
+        if not self.decoder.is_open and vocabulary.names != self.trained_on.names:
+            other = next((f"class {k} is {a!r} for {b!r}" for k, (a, b) in enumerate(zip(vocabulary.names, self.trained_on.names)) if a != b), "")
+            raise ValueError(
+                f"this model's score maps are channels of its pyramid, so that it knows only the {len(self.trained_on)} classes it was trained on, got "
+                f"{len(vocabulary)} classes{', ' + other if other else ''}; ask for those, or train a model with OpenSemanticFpn, which takes any"
+            )
+        super().set_vocabulary(vocabulary, prompt)
+
+    def protocol(self) -> dict[str, Any]:
+        test, stated = self.test, super().protocol()
+        if self.decoder.task == "semantic":
+            stated["windows"] = "whole image" if test.crop is None else f"{test.crop[0]}x{test.crop[1]} every {test.stride[0]}x{test.stride[1]}"
+            stated["views"] = f"scales {', '.join(f'{s:g}' for s in test.scales)}{' with flips' if test.flip else ''}"
+        return stated
+
+    # the four verbs
+
+    def encode_image(self, images: Tensor) -> DenseFeatures | list[FeatureMap]:
+        return self.backbone(images) if self.text_encoder is None else self.backbone.dense(images)
+
+    def encode_text(self, vocabulary: Vocabulary) -> ClassText | None:
+        return None if self.text_encoder is None else self.pixel_text.encode(self.text_encoder, vocabulary, self.prompt)
+
+    def compare(self, features: DenseFeatures | list[FeatureMap], text: ClassText | None) -> tuple[Sequence[FeatureMap], PixelScores | None]:
+        """Return the maps, and the pixel-text scores (None without language)."""
+        if text is None:
+            return features, None
+        return features.maps, self.pixel_text(self.text_encoder, features, text)
+
+    def score(self, features: DenseFeatures | list[FeatureMap], text: ClassText | None) -> ScoreMaps:
+        """Return a segmenter's logits at its finest map's size."""
+        return ScoreMaps(logit_BKHW=self.decoder.logits(*self.compare(features, text)), activation="softmax")
+
+    def decode(self, scored: Tensor, targets: Sequence[ImageTarget], input_hw: tuple[int, int] | None = None) -> list[Results]:
+        """Return label maps from the scores (B, K, h, w) of a batch of `input_hw` pixels (None: the scores' own size)."""
+        return label_maps(scored, targets, self.vocabulary.names, input_hw or tuple(scored.shape[-2:]))
+
+    # modes
+
+    def text(self) -> ClassText | None:
+        """Return the vocabulary's text: encoded at the first call after it was set or the weights changed, then reused."""
+        if self.vocabulary is None:
+            raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
+        if self.text_encoder is None:
+            return None
+        key = (self.vocabulary, self.prompt)
+        if self._text is None or self._text[0] != key:
+            with torch.no_grad():
+                self._text = (key, self.encode_text(self.vocabulary))
+        elif self._text[1].background_K.device != self.device:
+            self._text = (key, self._text[1].to(self.device))
+        return self._text[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.data_preprocessor.mean.device
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        input_hw = tuple(images.shape[-2:])
+        if self.decoder.task == "semantic":
+            return self.decode(self.segment(images), targets, input_hw)
+        maps, pixels = self.compare(self.encode_image(images), self.text())
+        return self.decoder.detections(self.decoder.pyramid(maps, pixels), targets, input_hw, self.vocabulary.names)
+
+    @torch.no_grad()
+    def segment(self, images: Tensor) -> Tensor:
+        """Return the scores (B, K, h, w) of normalised images: logits (h, w as they fall), or with several views probabilities at the input's size."""
+        if self.test.views == [(1.0, False)]:
+            return self._windows(images)
+        size_hw, step, total = tuple(images.shape[-2:]), self.data_preprocessor.divisor, 0.0
+        for scale, mirrored in self.test.views:
+            view_hw = tuple(max(step, round(side * scale / step) * step) for side in size_hw)
+            view = F.interpolate(images, size=view_hw, mode="bilinear", align_corners=False, antialias=scale < 1) if view_hw != size_hw else images
+            score = resized(self._windows(view.flip(3) if mirrored else view), size_hw).softmax(1)
+            total = total + (score.flip(3) if mirrored else score)
+        return total / len(self.test.views)
+
+    def _windows(self, images: Tensor) -> Tensor:
+        text = self.text()
+
+        def logits(crop: Tensor) -> Tensor:
+            return self.score(self.encode_image(crop), text).logit_BKHW
+
+        return logits(images) if self.test.crop is None else slide(logits, images, self.test.crop, self.test.stride)
+
+    def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
+        """Return the losses of a batch whose labels are indices of `trained_on`."""
+        input_hw = tuple(images.shape[-2:])
+        maps, pixels = self.compare(self.encode_image(images), self._training_text())
+        if self.decoder.task == "detection":
+            return self.decoder.losses(maps, pixels, targets, input_hw)
+        return self.decoder.losses(maps, pixels, stacked_labels(targets, input_hw, IGNORE_LABEL).to(images.device))
+
+    def _training_text(self) -> ClassText | None:
+        if self.text_encoder is None:
+            return None
+        key = "training"
+        if self.pixel_text.learns() and self.pixel_text.prompting != "pre":
+            return self.pixel_text.encode(self.text_encoder, self.trained_on)
+        if self._text is None or self._text[0] != key:  # nothing in it is learned: it stays
+            self._text = (key, self.pixel_text.encode(self.text_encoder, self.trained_on, self.training_prompt))
+        return self._text[1].to(self.device)
+
+    training_prompt = "names"
