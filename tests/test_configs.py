@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from ovdense.methods.desco.model import TestSettings
+from ovdense.methods.desco.settings import TestSettings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 

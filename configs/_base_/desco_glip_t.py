@@ -37,7 +37,7 @@ model = dict(
         checkpointing=True,
     ),
     criterion=dict(anchor_scale=8.0),
-    test=dict(max_classes=8, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=None),
+    test=dict(max_classes=8, max_tokens=256, chunk_batch="fill", score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=None),
 )
 
 # rates of the release for 16 images an iteration: language model 1e-5; biases twice their rate, without decay

@@ -20,7 +20,7 @@ train_dataloader = dict(
         image_prefix="coco_mini/train2017",
         transforms=[
             dict(type=LoadImage),
-            dict(type=DescriptionQueries, prob_descriptions=0.3, num_pieces=20, name_prob=1.0, confusable=0.0, federated=True, num_name_negatives=None),
+            dict(type=DescriptionQueries, prob_descriptions=0.7, num_pieces=20, name_prob=0.5, confusable=0.0, federated=True, num_name_negatives=None),
             dict(type=RandomFlip, prob=0.5),
             dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640),
             dict(type=PackDetection),

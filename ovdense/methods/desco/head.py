@@ -82,7 +82,7 @@ class DescoHead(nn.Module):
         self.level_scale = nn.Parameter(torch.ones(num_levels))
         self.embedding_head = TokenEmbeddingHead(text_width, channels, log_scale=log_scale, prior=prior)
         self.cls_logits = nn.Conv2d(channels, closed_set_classes, 1).requires_grad_(False) if closed_set_classes else None
-        self.checkpointing = checkpointing
+        self.checkpointing, self.embed_width = checkpointing, embed_width
         for conv in (self.box, self.centerness):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)

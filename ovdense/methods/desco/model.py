@@ -19,6 +19,7 @@ from ovdense.heads.similarity import pool_tokens
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead
+from ovdense.methods.desco.settings import TestSettings
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, TokenizedText, Vocabulary
 from ovdense.text.evaluation_prompts import omnilabel_chunks
@@ -84,7 +85,7 @@ class Desco(OpenVocabModel):
     """The detector; every part is given, at any size.
 
     `head` and `criterion` are the arguments of `DescoHead` and `DescoCriterion`. Test time: `max_classes` and
-    `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time; `score_thr`, `nms_iou`, `pre_nms` and
+    `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time ("fill": as many as `chunk_memory_gib` holds); `score_thr`, `nms_iou`, `pre_nms` and
     `chunk_dets` (detections a chunk) as published; `max_dets` a whole image (None: all, for fixed AP). `pool`: mean, max or power over a class's
     tokens. `published`: the release's quirks of `select_detections`. `prefilter_keep`: the share of chunks
     that are scored, see `promising` (1: all).
@@ -162,8 +163,9 @@ class Desco(OpenVocabModel):
         maps, strides = [f.tensor_BCHW for f in features], [f.stride for f in features]
         batch = len(maps[0])
         anchors = None
-        for start in range(0, len(text), self.test.chunk_batch):
-            group = text[start : start + self.test.chunk_batch]
+        step = self.test.chunks_at_a_time(maps, self.head.embed_width)
+        for start in range(0, len(text), step):
+            group = text[start : start + step]
             # rows ordered chunk by chunk, the images of a chunk together; the head projects each image once for all of them
             hidden, valid, together = _rows(group, batch)
             out = self.head(maps, hidden, valid, together)
@@ -254,9 +256,9 @@ class Desco(OpenVocabModel):
         its best place. A heuristic of ours, not of the paper: small things may be lost, so its cost in AP is to be measured.
         """
         maps = [F.avg_pool2d(f.tensor_BCHW, self.test.prefilter_pool, ceil_mode=True) for f in features]
-        best = []
-        for start in range(0, len(text), self.test.chunk_batch):
-            group = text[start : start + self.test.chunk_batch]
+        best, step = [], self.test.chunks_at_a_time(maps, self.head.embed_width)
+        for start in range(0, len(text), step):
+            group = text[start : start + step]
             score_BQL = self.head.match(maps, *_rows(group, 1)).logit_BQL.float().sigmoid()
             best += [self._class_scores(s[None, :, : len(c.hidden_LD)], c).max() for s, c in zip(score_BQL, group)]
         keep = max(1, math.ceil(self.test.prefilter_keep * len(text)))
@@ -282,29 +284,3 @@ class Desco(OpenVocabModel):
     @property
     def device(self) -> torch.device:
         return self.head.level_scale.device
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestSettings:
-    """How predictions are made; the defaults are the published ones for LVIS with descriptions."""
-
-    __test__ = False  # not a test case, whatever a collector thinks of the name
-
-    max_classes: int | None = 8
-    max_tokens: int = 256
-    chunk_batch: int = 1
-    score_thr: float = 0.05
-    pre_nms: int = 1000
-    nms_iou: float = 0.6
-    chunk_dets: int = 300
-    max_dets: int | None = 300
-    pool: str = "mean"
-    published: bool = False
-    prefilter_keep: float = 1.0
-    prefilter_pool: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.prefilter_keep <= 1:
-            raise ValueError(f"prefilter_keep must lie in 0..1, 0 excluded (1: every chunk is scored), got {self.prefilter_keep}")
-        if self.prefilter_pool < 1 or self.chunk_batch < 1:
-            raise ValueError(f"prefilter_pool and chunk_batch must be at least 1, got {self.prefilter_pool} and {self.chunk_batch}")

@@ -4,6 +4,7 @@ import torch
 
 from ovdense.layers.fpn import FeaturePyramid
 from ovdense.methods.desco.model import Desco
+from ovdense.methods.desco.settings import TestSettings
 from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
 from ovdense.text.encoders import BertTextEncoder
 from ovdense.vision.backbones import TimmBackbone
@@ -79,7 +80,7 @@ def test_predict__backbone_once_an_image_and_text_once_a_vocabulary():
 @pytest.mark.parametrize("prompt", ["names", "descriptions"])
 def test_predict__chunks_at_a_time_change_nothing(prompt):
     results = []
-    for chunk_batch in (1, 4):
+    for chunk_batch in (1, 4, "fill"):
         model = tiny(max_classes=3, chunk_batch=chunk_batch)
         model.set_vocabulary(VOCABULARY, prompt=prompt)
         results.append(predict(model, [image(1)], [target(1)])[0])
@@ -253,3 +254,17 @@ def test_forward__predict_mode_speaks_mmdet():
     assert sample.pred_instances.bboxes.shape == (len(sample.pred_instances.scores), 4) and len(sample.pred_instances.scores) > 20
     with pytest.raises(ValueError, match="mode must be"):
         model(**batch, mode="train")
+
+
+def test_chunks_at_a_time__fill_the_memory_that_is_given():
+    maps = [torch.zeros(2, 8, 10, 10), torch.zeros(2, 8, 5, 5)]  # 250 places of the batch; of 512 numbers each: 0.5 MB
+    one = 6 * 250 * 512 * 4 / 2**30
+    for gib, count in ((2.5 * one, 2), (10.1 * one, 10), (one / 2, 1)):
+        assert TestSettings(chunk_batch="fill", chunk_memory_gib=gib).chunks_at_a_time(maps, 512) == count
+    assert TestSettings(chunk_batch=3).chunks_at_a_time(maps, 512) == 3
+
+
+@pytest.mark.parametrize("wrong", [dict(chunk_batch=0), dict(chunk_batch="all"), dict(chunk_memory_gib=0)])
+def test_settings__wrong_amounts(wrong):
+    with pytest.raises(ValueError, match="at least 1|positive"):
+        TestSettings(**wrong)
