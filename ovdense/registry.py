@@ -29,6 +29,7 @@ MODELS = Registry(
         "ovdense.vision.backbones",
         "ovdense.vision.clip",
         "ovdense.vision.memory",
+        "ovdense.vision.extractors",
         "ovdense.vision.resnet",
         "ovdense.vision.vit",
         "ovdense.layers.fpn",
@@ -38,6 +39,7 @@ MODELS = Registry(
         "ovdense.methods.denseclip.model",
         "ovdense.methods.denseclip.decoders",
         "ovdense.methods.dual_encoder",
+        "ovdense.methods.ovdiff.diffusion",
     ],
 )
 DATASETS = Registry(
@@ -49,6 +51,7 @@ DATASETS = Registry(
         "ovdense.data.described",
         "ovdense.data.grounding",
         "ovdense.data.segmentation",
+        "ovdense.data.object_crops",
     ],
 )
 TRANSFORMS = Registry(
@@ -89,6 +92,7 @@ HOOKS = Registry(
         "ovdense.methods.checkpoints",
         "ovdense.methods.progress",
         "ovdense.methods.reporting",
+        "ovdense.methods.ovdiff.diffusion",
     ],
 )
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MM_OPTIM_WRAPPERS, scope=SCOPE, locations=["ovdense.methods.amp"])

@@ -68,10 +68,11 @@ def test_config__dump_and_reload_is_the_same(path, tmp_path):
     assert named(Config.fromfile(str(tmp_path / "dumped.py")).to_dict()) == named(cfg.to_dict())
 
 
+TRAINING_FREE = ("ovdiff",)
 SMALL = [p for p in CONFIGS if p.stem.endswith(("_mini", "_photos"))]
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in SMALL], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in SMALL and p.stem.startswith("desco")], ids=lambda p: p.stem)
 def test_config__full_size_ones_share_the_published_model(path):
     """That model is built, counted and compared with the release in tests/methods/desco/test_full_size.py."""
     published, own = (dict(Config.fromfile(str(p)).model) for p in (path.with_name("desco_lvis.py"), path))
@@ -84,7 +85,8 @@ def test_config__model_builds(path):
     from ovdense.registry import MODELS
 
     model = MODELS.build(Config.fromfile(str(path)).model)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
+    if not path.stem.startswith(TRAINING_FREE):
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "photos" in p.stem], ids=lambda p: p.stem)

@@ -1,0 +1,104 @@
+"""From an image and prototype banks to scores: crops, extractors, cosines, refinement (arXiv 2306.09316, Sec. 3.4, as released).
+
+The features of an image are computed once (`read_places`), whatever the classes. K classes; score maps are (1 + K, H, W), background first.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovdense.heads.segment import resized, windows
+from ovdense.layers.pamr import refine
+from ovdense.support.prototypes import PrototypeBank, score_places, unit_rows
+
+CROPS = ((448, 224), (336, 224))  # side and stride in pixels of an image whose short side is 448; the whole image comes besides
+MOST_NUMBERS = 48 * 2**20  # of scores held at a time
+
+
+@dataclass(frozen=True)
+class PlaceFeatures:
+    """One crop seen by one extractor: where it is, and unit features (h, w, C) of its places."""
+
+    extractor: int
+    rows: slice
+    columns: slice
+    unit_HWC: Tensor
+
+
+def crop_windows(size_hw: tuple[int, int], crops: Sequence[tuple[int, int]]) -> list[tuple[slice, slice]]:
+    """Return all windows of an image: those of each (side, stride), then the whole."""
+    out = [w for side, stride in crops for w in windows(size_hw, (side, side), (stride, stride))]
+    return [*out, (slice(0, size_hw[0]), slice(0, size_hw[1]))]
+
+
+def read_places(image_3HW: Tensor, extractors: Sequence[Callable[[Tensor], Tensor]], crops: Sequence[tuple[int, int]] = CROPS) -> list[PlaceFeatures]:
+    """Return the features of all crops of an image in 0..1 by all extractors ((1, 3, h, w) -> (1, C, h', w'))."""
+    found = []
+    for number, extractor in enumerate(extractors):
+        for rows, columns in crop_windows(tuple(image_3HW.shape[1:]), crops):
+            feat_CHW = extractor(image_3HW[None, :, rows, columns])[0]
+            found.append(PlaceFeatures(number, rows, columns, unit_rows(feat_CHW.permute(1, 2, 0))))
+    return found
+
+
+def mean_scores(places: Sequence[PlaceFeatures], banks: Sequence[PrototypeBank], active_K: Tensor, size_hw: tuple[int, int], background: bool = True) -> Tensor:
+    """Return (1 + K, H, W): cosines of every crop, brought to its size (bilinear), clamped to -1..1, averaged over the crops and extractors at each pixel."""
+    total = count = None
+    for p in places:
+        h, w, _ = p.unit_HWC.shape
+        score_PK = score_places(p.unit_HWC.flatten(0, 1), banks[p.extractor], active_K, background)
+        crop_hw = p.rows.stop - p.rows.start, p.columns.stop - p.columns.start
+        score_KHW = F.interpolate(score_PK.T.unflatten(1, (h, w))[None], size=crop_hw, mode="bilinear", align_corners=False)[0].clamp(-1, 1)
+        if total is None:
+            total, count = score_KHW.new_zeros(len(score_KHW), *size_hw), score_KHW.new_zeros(size_hw)
+        total[:, p.rows, p.columns] += score_KHW
+        count[p.rows, p.columns] += 1
+    return total / count.clamp(min=1)
+
+
+def label_map(
+    places: Sequence[PlaceFeatures], banks: Sequence[PrototypeBank], active_K: Tensor, size_hw: tuple[int, int], out_hw: tuple[int, int], *,
+    background: bool = True, pamr_image_3HW: Tensor | None = None, threshold: float = 0.0,
+) -> Tensor:
+    """Return (H, W) int64 at `out_hw`: 0 background, 1 + k class k; the first of equals.
+
+    Scores are those of `mean_scores`, refined by the image (0..255) if there is one, brought to `out_hw`; what is not above `threshold` counts as 0. Classes
+    that are not active are left out (they would score -1), and the others come in blocks, so that memory does not grow with them.
+    """
+    chosen = active_K.nonzero().flatten().tolist()
+    block = max(1, MOST_NUMBERS // max(size_hw[0] * size_hw[1], out_hw[0] * out_hw[1]))
+    best = label = None
+    for start in range(0, max(len(chosen), 1), block):
+        part = chosen[start : start + block]
+        part_K = torch.zeros_like(active_K)
+        part_K[part] = True
+        score = mean_scores(places, [_of_classes(b, part, active_K) for b in banks], torch.ones(len(part), dtype=torch.bool), size_hw, background)
+        if start:
+            score = score[1:]
+        if pamr_image_3HW is not None:
+            score = refine(pamr_image_3HW[None], score[None])[0]
+        score = resized(score[None], out_hw)[0]
+        value, index = score.where(score > threshold, torch.zeros_like(score)).max(0)
+        # class numbers of the rows of this block: background is only in the first
+        number = torch.tensor([*([] if start else [0]), *(1 + k for k in part)], device=score.device)
+        if best is None:
+            best, label = value, number[index]
+        else:
+            better = value > best
+            best, label = torch.where(better, value, best), torch.where(better, number[index], label)
+    return label
+
+
+def _of_classes(prototypes: PrototypeBank, part: Sequence[int], active_K: Tensor) -> PrototypeBank:
+    """Return the bank of a block of classes, renumbered, with the background rows of all active classes (their owner is then the first one)."""
+    bank, owner_M = prototypes.bank, prototypes.owner_M
+    new_of_class = torch.full((bank.num_classes,), -2)
+    new_of_class[list(part)] = torch.arange(len(part))
+    negative_M = bank.class_of_row_M < 0
+    class_M = torch.where(negative_M, torch.full_like(bank.class_of_row_M, -1), new_of_class[bank.class_of_row_M.clamp(min=0)])
+    keep_M = torch.where(negative_M, active_K.cpu()[owner_M], class_M >= 0)
+    kept = class_M[keep_M]
+    small = type(bank)(rows_MD=bank.rows_MD[keep_M], class_of_row_M=kept, num_classes=len(part), background_K=torch.zeros(len(part), dtype=torch.bool))
+    return PrototypeBank(bank=small, owner_M=kept.clamp(min=0))

@@ -1,0 +1,163 @@
+"""Class-agnostic masks of support images behind one interface, and the foreground and background made with them.
+
+A mask source is asked with an image and its heat map and gives instance masks (N, H, W) bool at the image's size; N = 0 means none found. The release
+uses CutLER with scores of at least 0.35: write its masks into a folder.
+"""
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovdense.structures import ClassEntry
+from ovdense.support.masks import SupportMasks, erode, masks_from_heat, masks_from_instances, spread_heat
+from ovdense.support.store import SupportImage
+
+
+class MaskSource(Protocol):
+    """What gives class-agnostic masks."""
+
+    def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+class FolderMasks:
+    """Masks in a folder: STEM.png, whose values are instance numbers (0 none), or a folder STEM of one PNG an instance; STEM is the image file's.
+
+    Sets of several classes, whose files have the same names, have a folder each of the set's name. No file means no instance. Masks of another
+    size are brought to the image's (nearest).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"a folder of masks must exist, got {self.folder}")
+
+    def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
+        height, width = image.shape[:2]
+        for base in (self.folder / support.path.parent.name, self.folder):
+            if (base / f"{support.path.stem}.png").is_file():
+                numbers = np.asarray(Image.open(base / f"{support.path.stem}.png"))
+                if numbers.ndim != 2:
+                    raise ValueError(f"{base / support.path.stem}.png must have one instance number a pixel, got an image of shape {numbers.shape}")
+                masks = [numbers == n for n in np.unique(numbers) if n]
+                break
+            if (base / support.path.stem).is_dir():
+                masks = [np.asarray(Image.open(p).convert("L")) > 0 for p in sorted((base / support.path.stem).glob("*.png"))]
+                break
+        else:
+            masks = []
+        resized = [cv2.resize(m.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0 for m in masks]
+        return torch.from_numpy(np.stack(resized)) if resized else torch.zeros(0, height, width, dtype=torch.bool)
+
+    def settings(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*.png")):
+            digest.update(f"{path.relative_to(self.folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return {"masks": "folder", "content": digest.hexdigest()[:16]}
+
+
+class SegmentAnythingMasks:
+    """segment-anything's automatic masks (pip install segment-anything); `checkpoint`: its published file, `model_type`: "vit_b", "vit_l" or "vit_h"."""
+
+    def __init__(self, checkpoint: str | Path, *, model_type: str = "vit_b", device: str = "cpu", min_area: float = 0.005) -> None:
+        try:
+            from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("masks by segment-anything need its package: pip install segment-anything", name="segment_anything") from None
+        if model_type not in sam_model_registry:
+            raise ValueError(f"model_type must be one of {', '.join(sam_model_registry)}, got {model_type!r}")
+        path = Path(checkpoint).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"segment-anything's checkpoint must be an existing file, got {path}")
+        network = sam_model_registry[model_type]()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self._generate = SamAutomaticMaskGenerator(network.to(device).eval())
+        self._settings = {"masks": "segment-anything", "model": model_type, "weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16], "min_area": min_area}
+        self.min_area = min_area
+
+    def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
+        least = self.min_area * image.shape[0] * image.shape[1]
+        found = [m["segmentation"] for m in self._generate.generate(image) if m["area"] >= least]
+        return torch.from_numpy(np.stack(found)) if found else torch.zeros(0, *image.shape[:2], dtype=torch.bool)
+
+    def settings(self) -> dict[str, Any]:
+        return self._settings
+
+
+class GrabCutMasks:
+    """One mask by GrabCut (OpenCV), begun from the heat map: needs no weights, follows edges that a coarse attention map does not see.
+
+    Heat above `sure_above` is object, below `sure_below` is not, between them colours decide.
+    """
+
+    def __init__(self, *, sure_above: float = 0.8, sure_below: float = 0.15, likely_above: float = 0.5, iterations: int = 4) -> None:
+        if not 0 <= sure_below < likely_above < sure_above <= 1:
+            raise ValueError(f"0 <= sure_below < likely_above < sure_above <= 1 must hold, got {sure_below}, {likely_above}, {sure_above}")
+        self.sure_above, self.sure_below, self.likely_above, self.iterations = sure_above, sure_below, likely_above, iterations
+
+    def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
+        heat = heat_HW.cpu().numpy()
+        label = np.where(heat > self.likely_above, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        label[heat > self.sure_above], label[heat < self.sure_below] = cv2.GC_FGD, cv2.GC_BGD
+        inside = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
+        if inside.any() and not inside.all():
+            cv2.setRNGSeed(0)
+            cv2.grabCut(np.ascontiguousarray(image[..., ::-1]), label, None, np.zeros((1, 65)), np.zeros((1, 65)), self.iterations, cv2.GC_INIT_WITH_MASK)
+            inside = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
+        return torch.from_numpy(inside)[None] if inside.any() else torch.zeros(0, *image.shape[:2], dtype=torch.bool)
+
+    def settings(self) -> dict[str, Any]:
+        return {"masks": "grabcut", "sure_above": self.sure_above, "sure_below": self.sure_below, "likely_above": self.likely_above,
+                "iterations": self.iterations}  # fmt: skip
+
+
+HeatOf = Callable[[np.ndarray, ClassEntry], Tensor]
+
+
+class SupportMasker:
+    """Foreground and background of any support image.
+
+    Masks that came with the image (`foreground` in its details: a PNG beside it, not zero inside) are taken as they are, the background is then all
+    else without its rim. Otherwise its stored heat map, or, for photos that have none, `heat_of` (image, class), is ranked with
+    the masks of `source` (None: heat alone).
+    """
+
+    def __init__(self, source: MaskSource | None = None, heat_of: HeatOf | None = None, heat_settings: dict[str, Any] | None = None) -> None:
+        self.source, self.heat_of, self.heat_settings = source, heat_of, heat_settings or {}
+
+    def settings(self) -> dict[str, Any]:
+        return {**(self.source.settings() if self.source else {"masks": "heat"}), "heat": self.heat_settings}
+
+    def __call__(self, support: SupportImage, entry: ClassEntry, image: np.ndarray | None = None) -> SupportMasks:
+        image = support.read() if image is None else image
+        given = support.details.get("foreground")
+        if given is not None:
+            path = support.path.parent / given
+            inside = np.asarray(Image.open(path).convert("L")) > 0
+            if inside.shape != image.shape[:2]:
+                raise ValueError(f"{path}: a mask must have its image's size {image.shape[:2]}, got {inside.shape}")
+            foreground = torch.from_numpy(inside)
+            return SupportMasks(foreground_HW=foreground, background_HW=erode(~foreground))
+        heat_HW = self.heat(support, entry, image)
+        if self.source is None:
+            return masks_from_heat(heat_HW)
+        return masks_from_instances(heat_HW, self.source(image, heat_HW, support))
+
+    def heat(self, support: SupportImage, entry: ClassEntry, image: np.ndarray) -> Tensor:
+        """Return the class's heat in 0..1 at the image's size."""
+        stored = support.details.get("heat")
+        if stored is not None:
+            raw_HW = torch.from_numpy(np.load(support.path.parent / stored, allow_pickle=False))
+        elif self.heat_of is not None:
+            raw_HW = self.heat_of(image, entry)
+        else:
+            raise ValueError(f"{support.path} must come with a heat map or a mask; give heat_of=, such as a dense encoder's similarity to the name")
+        return spread_heat(F.relu(raw_HW)[None].float(), tuple(image.shape[:2]))[0]
