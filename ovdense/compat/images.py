@@ -1,8 +1,9 @@
 """Reading image files that come without annotations: upright, as RGB, with clear errors."""
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -15,8 +16,14 @@ def read_upright(path: str | Path) -> np.ndarray:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"an image must be an existing file, got {path}")
+    return decode_upright(path.read_bytes(), path)
+
+
+def decode_upright(content: bytes, path: str | Path) -> np.ndarray:
+    """Return the image that a file's `content` holds, as `read_upright`; `path` is for the message of the ValueError."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {str(error).removesuffix(' ' + repr(str(path)))}") from None
+        said = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"{path} cannot be read as an image: {said}") from None
