@@ -64,6 +64,7 @@ TRANSFORMS = Registry(
         "ovdense.data.description_queries",
         "ovdense.data.grounding_queries",
         "ovdense.data.hard_negative_transform",
+        "ovdense.data.false_sentences",
     ],
 )
 DATA_SAMPLERS = Registry("data sampler", parent=MM_DATA_SAMPLERS, scope=SCOPE, locations=["ovdense.data.samplers"])
