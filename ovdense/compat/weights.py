@@ -2,10 +2,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ovdense.compat.tensor_files import read_tensors
 from ovdense.compat.torchscript import is_torchscript, torchscript_tensors
 
 
@@ -13,18 +13,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in a checkpoint file, looked for at its top and under 'state_dict' and 'model'.
 
     Also of a TorchScript archive, such as OpenAI's CLIP files; its program is not loaded. FileNotFoundError for a missing
-    file, ValueError for one without tensors.
+    file, ValueError for one that is broken, could run code, or has no tensors.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"weights must be an existing file, got {path}")
-    if is_torchscript(path):
+    if path.is_file() and is_torchscript(path):
         return torchscript_tensors(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_tensors(path, what="weights")
     for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
+        if isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         got = f"{type(content).__name__} without tensors"
         raise ValueError(f"{path} must hold a state dict (at the top, under 'state_dict' or 'model'), got {got}")
@@ -35,7 +33,7 @@ def load_checked(module: nn.Module, state: dict[str, Tensor], origin: str, may_m
     """Load `state` into `module`: every tensor of the module must be there and fit; print what else the file holds.
 
     Names for which `may_miss` is true may be absent (they keep their values, which is printed); BatchNorm's step
-    counters may always be. ValueError lists what is missing or has another shape.
+    counters may always be. ValueError lists what is missing or has another shape, and names a tensor that holds nan.
     """
     own = module.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
@@ -47,6 +45,9 @@ def load_checked(module: nn.Module, state: dict[str, Tensor], origin: str, may_m
             f"{origin} does not fit {type(module).__name__}: missing {_some(lacking)}; wrong shape {_some(wrong)}; "
             f"unknown {_some(unused)}; give the weights of this architecture"
         )
+    broken = [k for k in own if k in state and state[k].is_floating_point() and bool(state[k].isnan().any())]
+    if broken:
+        raise ValueError(f"{origin} must hold numbers, but {len(broken)} tensors hold nan: {_some(broken)}; the training that wrote it has diverged")
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     for what, names in (("not in the file, kept as they are", missing), ("not used", unused)):
         if names:

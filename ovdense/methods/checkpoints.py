@@ -3,73 +3,38 @@
 `read_checkpoint` reads; `AtomicCheckpointHook` writes (temporary file, then rename; older files go only afterwards).
 """
 import os
-import pickle
 import re
 import uuid
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
+from ovdense.compat.tensor_files import read_tensors
 from ovdense.compat.weights import load_checked
 from ovdense.registry import HOOKS
 
 BACKEND = "ovdense_atomic"
 _STEP = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
-_core = np._core if hasattr(np, "_core") else np.core
-
-
-def _statistic(owner: Any, name: str) -> Any:
-    """Stand in for the builtin getattr, by which MMEngine's logs name their four statistics: anything else is refused."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {name!r}")
-    return getattr(HistoryBuffer, name)
-
-
-# what MMEngine's logs are made of: plain numbers
-_NUMBERS = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)
-_LOGGED = [
-    (_statistic, "builtins.getattr"),
-    (_statistic, "__builtin__.getattr"),
-    HistoryBuffer,
-    np.ndarray,
-    np.dtype,
-    _core.multiarray._reconstruct,
-    _core.multiarray.scalar,
-    *(type(np.dtype(t)) for t in _NUMBERS),
-]
-
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Return the content of a checkpoint, as data: nothing in the file can run code.
 
     `path`: the file; or a run's folder, or the `last_checkpoint` in it, which mean its newest one. FileNotFoundError for
-    a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects than tensors, numbers,
-    strings, containers and MMEngine's logs.
+    a missing file; ValueError when it is cut short, is no checkpoint, or holds other objects (see `compat.tensor_files`).
     """
     path = _resolved(Path(path).expanduser())
-    if not path.is_file():
-        raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}; tools/train.py writes them to its --work-dir")
     try:
-        with torch.serialization.safe_globals(_LOGGED):
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, OSError, zipfile.BadZipFile) as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused:
-            raise ValueError(f"{path} must hold tensors and plain values only, but asks for {refused[1]}, which could run code; it is not loaded") from None
-        raise ValueError(f"{path} is not a whole checkpoint: it is cut short, or another kind of file ({type(error).__name__} on reading it)") from None
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} must hold a mapping with the model's weights, got {type(content).__name__}")
+        content = read_tensors(path, map_location)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; tools/train.py writes them to its --work-dir") from None
     if isinstance(content.get("meta"), dict):
         content["meta"].pop("config", None)  # MMEngine would run it as Python
     return content

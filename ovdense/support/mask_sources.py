@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovdense.compat.tensor_files import read_tensors
 from ovdense.structures import ClassEntry
 from ovdense.support.masks import SupportMasks, erode, masks_from_heat, masks_from_instances, spread_heat
 from ovdense.support.store import SupportImage
@@ -75,10 +76,9 @@ class SegmentAnythingMasks:
         if model_type not in sam_model_registry:
             raise ValueError(f"model_type must be one of {', '.join(sam_model_registry)}, got {model_type!r}")
         path = Path(checkpoint).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"segment-anything's checkpoint must be an existing file, got {path}")
+        weights = read_tensors(path, what="segment-anything's checkpoint")
         network = sam_model_registry[model_type]()
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(weights)
         self._generate = SamAutomaticMaskGenerator(network.to(device).eval())
         self._settings = {"masks": "segment-anything", "model": model_type, "weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16], "min_area": min_area}
         self.min_area = min_area

@@ -3,16 +3,14 @@
 Only names change; every tensor is kept, but for what is computed anew (`position_ids`), never used (RoBERTa's pooler), or derived
 (the criterion's `empty_weight`). A released file holds `model`, `model_ema` (the weights that were evaluated) and an argparse.Namespace.
 """
-import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ovdense.compat.tensor_files import read_tensors
 from ovdense.vision.resnet import resnet_from_torchvision
 
 _DROPPED = re.compile(r"(embeddings\.position_ids|text_encoder\.pooler\.dense\.(weight|bias)|empty_weight)$")
@@ -84,18 +82,6 @@ def read_published(path: str | Path) -> dict[str, Any]:
 
     The file's argparse.Namespace of settings becomes a plain object whose content is dropped; any other class is refused with a ValueError.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"a checkpoint must be an existing file, got {path}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, OSError) as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        broken = f"it is cut short, or another kind of file ({type(error).__name__} on reading it)"
-        what = f"it asks for {refused[1]}, which could run code" if refused else broken
-        raise ValueError(f"{path} is not loaded: {what}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping with the model's weights, got {type(content).__name__}")
+    content = read_tensors(path)
     kept = {k: content[k] for k in ("model", "model_ema") if isinstance(content.get(k), Mapping)}
     return kept or {k: v for k, v in content.items() if isinstance(v, Tensor)}
