@@ -74,6 +74,7 @@ METRICS = Registry(
     scope=SCOPE,
     locations=[
         "ovdense.evaluation.detection",
+        "ovdense.evaluation.voc",
         "ovdense.evaluation.segmentation",
         "ovdense.evaluation.descriptions",
         "ovdense.evaluation.omnilabel",

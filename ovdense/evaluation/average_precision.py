@@ -1,15 +1,20 @@
-"""Precision over recall, and the means that COCO and LVIS report. Pure functions; the matching is done by hotcoco.
+"""Precision over recall, and the means that COCO and LVIS report. The matching is done by hotcoco, or a reference.
 
 K classes; T = 10 IoU thresholds .50:.05:.95, R = 101 recall points, A = 4 area ranges (all, small, medium, large), M caps.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from ovdense.evaluation.ground_truth import GroundTruth
+from ovdense.evaluation.ground_truth import GroundTruth, area_of
+from ovdense.evaluation.masks import Rle
 
 AREAS = ("", "s", "m", "l")
+_NO_SIZE = 1e12  # square pixels: out of every area range, which is what lvis makes of "ignore"; hotcoco 1.3 does not read that
+IouType = Literal["bbox", "segm"]
+Backend = Literal["hotcoco", "pycocotools", "lvis"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,39 +69,66 @@ def precision_recall(
     category_ids: Sequence[int],
     max_dets: Sequence[int],
     federated: bool,
+    iou_type: IouType = "bbox",
+    rles: Sequence[Rle] | None = None,
+    backend: Backend = "hotcoco",
 ) -> Curves:
     """Return the curves over `image_ids` and `category_ids`.
 
-    `detections` (N, 7) float64: image id, x, y, width, height, score, category id. `max_dets` are caps per image *and
-    class*, as in COCO; LVIS's cap per image over all classes must be applied before. `federated`: a detection of a
-    class that is neither present in nor known to be absent from its image is dropped, and one that matches nothing of
-    a class that is not exhaustively annotated there is ignored (LVIS, arXiv 1908.03195, section 3).
+    `detections` (N, 7) float64: image id, x, y, width, height, score, category id; `rles` are their masks for "segm", by whose area they
+    are small or large. `max_dets` are caps per image *and class*, as in COCO; LVIS's cap per image over all classes must be applied before.
+    `federated`: a detection of a class that is neither present in nor known to be absent from its image is dropped, and one that matches
+    nothing of a class that is not exhaustively annotated there is ignored (LVIS, arXiv 1908.03195, section 3). As in the official tools,
+    crowds count in COCO only, and annotations marked "ignore" in LVIS only. `backend`: "hotcoco", or the slow references "pycocotools"
+    (COCO) and "lvis" (LVIS).
     """
-    import hotcoco
-
+    if (iou_type == "segm") != (rles is not None) or (rles is not None and len(rles) != len(detections)):
+        raise ValueError(f"{iou_type} needs {'a mask of each detection' if iou_type == 'segm' else 'no masks'}, got {None if rles is None else len(rles)}")
     kept_images, kept_classes = set(image_ids), set(category_ids)
-    annotations = [
-        {"id": n, "image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "iscrowd": a.get("iscrowd", 0),
-         "area": a.get("area", a["bbox"][2] * a["bbox"][3]), "ignore": a.get("ignore", 0)}
-        for n, a in enumerate(truth.annotations, 1)  # own ids, as 0 would mean "not matched"
-        if a["image_id"] in kept_images and a["category_id"] in kept_classes
-    ]  # fmt: skip
     fields = ("id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids")
     images = [{f: i[f] for f in fields if f in i} for i in truth.images if i["id"] in kept_images]
     categories = [{f: c[f] for f in ("id", "name", "frequency") if f in c} for c in truth.categories]
-    dataset = hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
-    predicted = dataset.load_res(np.ascontiguousarray(detections, dtype=np.float64))
+    annotations = [a for a in truth.annotations if a["image_id"] in kept_images and a["category_id"] in kept_classes]
+    order = dict(img_ids=sorted(kept_images), cat_ids=sorted(kept_classes), max_dets=list(max_dets))
+    if backend == "hotcoco":
+        precision, recall = _hotcoco(images, categories, annotations, detections, rles, order, federated=federated, iou_type=iou_type)
+    else:
+        from ovdense.evaluation.reference import reference_curves
+
+        precision, recall = reference_curves(backend, images, categories, annotations, detections, rles, order, federated=federated, iou_type=iou_type)
+    return Curves(precision_TRKAM=precision, recall_TKAM=recall, category_ids=tuple(order["cat_ids"]))
+
+
+def _hotcoco(
+    images: list[dict], categories: list[dict], annotations: list[dict], detections: np.ndarray, rles: Sequence[Rle] | None, order: dict,
+    *, federated: bool, iou_type: IouType,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return precision (T, R, K, A, M) and recall (T, K, A, M) by hotcoco, without a Python object for each detection."""
+    import hotcoco
+
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    segmentation = {} if rles is None else {"segmentation": [a["segmentation"] for a in annotations]}
+    dataset = hotcoco.COCO.from_arrays(
+        images=images,
+        categories=categories,
+        image_ids=np.array([a["image_id"] for a in annotations], dtype=np.int64),
+        category_ids=np.array([a["category_id"] for a in annotations], dtype=np.int64),
+        boxes=boxes,  # ids are given anew, from 1: 0 would mean "not matched"
+        area=np.array([_NO_SIZE if federated and a.get("ignore") else area_of(a) for a in annotations], dtype=np.float64),
+        iscrowd=np.array([0 if federated else int(bool(a.get("iscrowd"))) for a in annotations], dtype=np.int64),
+        **segmentation,
+    )
+    rows = np.ascontiguousarray(detections, dtype=np.float64)
+    predicted = dataset.load_res(rows) if rles is None else dataset.load_res(rows, segmentation=list(rles))
+    if rles:
+        predicted.update_anns(ids=np.arange(1, len(rles) + 1), area=hotcoco.mask.area(list(rles)).astype(np.float64))
     if federated:  # or the evaluator cuts to 300 per image by itself, whatever max_dets says
         predicted = predicted.cap_detections_per_image(None)
-    evaluator = hotcoco.COCOeval(dataset, predicted, "bbox", lvis_style=federated)
-    ordered = tuple(sorted(kept_classes))
-    evaluator.params.img_ids = sorted(kept_images)
-    evaluator.params.cat_ids = list(ordered)
-    evaluator.params.max_dets = list(max_dets)
+    evaluator = hotcoco.COCOeval(dataset, predicted, iou_type, lvis_style=federated)
+    evaluator.params.img_ids, evaluator.params.cat_ids, evaluator.params.max_dets = order["img_ids"], order["cat_ids"], order["max_dets"]
     evaluator.evaluate()
     evaluator.accumulate()
-    precision, recall = (np.asarray(evaluator.eval[k]) for k in ("precision", "recall"))
-    return Curves(precision_TRKAM=precision, recall_TKAM=recall, category_ids=ordered)
+    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
 
 
 def percent(values: np.ndarray) -> float:
@@ -117,6 +149,6 @@ def average_recalls(curves: Curves) -> dict[str, float]:
     return {f"AR{a}": percent(curves.recall_TKAM[:, :, n, -1]) for n, a in enumerate(AREAS)}
 
 
-def per_class_ap(curves: Curves) -> dict[int, float]:
-    """Return the AP in percent of each category id, nan without ground truth."""
-    return {c: percent(curves.precision_TRKAM[:, :, k, 0, -1]) for k, c in enumerate(curves.category_ids)}
+def per_class_ap(curves: Curves, threshold: int | slice = slice(None)) -> dict[int, float]:
+    """Return the AP in percent of each category id, nan without ground truth; `threshold` 0 is AP50, by default all ten are averaged."""
+    return {c: percent(curves.precision_TRKAM[threshold, :, k, 0, -1]) for k, c in enumerate(curves.category_ids)}

@@ -5,6 +5,7 @@ Classes are matched to the file's categories by name, images by id; what does no
 import difflib
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from ovdense.compat.paths import data_path, describe_data_root
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.evaluation.masks import encode_segmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,14 @@ def fingerprint(paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def load_ground_truth(path: Path, *, federated: bool) -> GroundTruth:
-    """Return the content of a COCO file, or with `federated` of an LVIS v1 file; ValueError names file and entry."""
+def load_ground_truth(path: Path, *, federated: bool, masks: bool = False) -> GroundTruth:
+    """Return the content of a COCO file, or with `federated` of an LVIS v1 file; ValueError names file and entry.
+
+    `masks`: the segmentations become RLEs, and are required; without it they are dropped while the file is read.
+    """
     raw = path.read_bytes()
     try:
-        content = json.loads(raw)
+        content = json.loads(raw, object_hook=_compact if masks else _without_segmentation)
     except ValueError as error:
         raise ValueError(f"{path}: must be JSON, is broken: {error}; is the file cut short?") from None
     image_fields = ("id", "neg_category_ids", "not_exhaustive_category_ids") if federated else ("id",)
@@ -81,9 +86,65 @@ def load_ground_truth(path: Path, *, federated: bool) -> GroundTruth:
             if missing:
                 form = "LVIS v1" if federated else "COCO"
                 raise ValueError(f"{path}: {key}, entry {n} (id {entry.get('id')!r}): must have {', '.join(missing)} in {form} form")
-        # Polygons are most of an LVIS file, and boxes need none of them.
-        lists[key] = tuple({k: v for k, v in e.items() if k != "segmentation"} for e in entries)
+        lists[key] = tuple(entries)
+    _check_references(lists, path)
+    if masks:
+        _encode_segmentations(lists, path)
     return GroundTruth(path=path, sha256=hashlib.sha256(raw).hexdigest()[:12], **lists)
+
+
+def _without_segmentation(entry: dict) -> dict:
+    """Polygons are most of an LVIS file, and boxes need none of them: they are dropped one object at a time."""
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _compact(entry: dict) -> dict:
+    """Hold polygons in 8 bytes a number until all images' sizes are known."""
+    polygons = entry.get("segmentation")
+    if isinstance(polygons, list) and all(isinstance(p, list) for p in polygons):
+        entry["segmentation"] = [array("d", p) for p in polygons]
+    return entry
+
+
+def _check_references(lists: dict[str, tuple[dict, ...]], path: Path) -> None:
+    """Raise ValueError for ids that are there twice, and for annotations of unknown images or categories."""
+    for key in ("images", "categories"):
+        twice = [i for i, count in Counter(e["id"] for e in lists[key]).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path}: {key}: ids must be unique, {len(twice)} are there twice, such as {twice[0]!r}")
+    for field, key in (("image_id", "images"), ("category_id", "categories")):
+        known = {e["id"] for e in lists[key]}
+        lost = [(n, a) for n, a in enumerate(lists["annotations"]) if a[field] not in known]
+        if lost:
+            n, a = lost[0]
+            raise ValueError(
+                f"{path}: annotations: each {field} must be an id of {key}, {len(lost)} are not: entry {n} (id {a.get('id')!r}) has {a[field]!r}; "
+                f"was the file cut to a part of its {key}?"
+            )
+
+
+def _encode_segmentations(lists: dict[str, tuple[dict, ...]], path: Path) -> None:
+    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in lists["images"]}
+    for n, a in enumerate(lists["annotations"]):
+        where = f"{path}: annotations, entry {n} (id {a.get('id')!r})"
+        if None in sizes[a["image_id"]]:
+            raise ValueError(f"{path}: images, entry {a['image_id']}: must have height and width to measure masks")
+        try:
+            a["segmentation"] = encode_segmentation(a.get("segmentation"), sizes[a["image_id"]])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def area_of(annotation: dict) -> float:
+    """Return an annotation's area: its own, else its mask's, else its box's."""
+    if "area" in annotation:
+        return annotation["area"]
+    if "segmentation" in annotation:
+        import hotcoco
+
+        return float(hotcoco.mask.area(annotation["segmentation"]))
+    return annotation["bbox"][2] * annotation["bbox"][3]
 
 
 def load_voc_truth(split_file: Path) -> VocTruth:

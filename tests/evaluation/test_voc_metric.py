@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovdense.evaluation.detection import VocMetric
 from ovdense.evaluation.ground_truth import load_voc_truth
-from ovdense.evaluation.voc import match_class, voc_ap
+from ovdense.evaluation.voc import VocMetric, match_class, voc_ap
 from tests.evaluation.metric_samples import evaluate, sample
 
 SPLIT = "voc_mini/VOCdevkit/VOC2012/ImageSets/Main/val.txt"

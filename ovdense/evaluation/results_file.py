@@ -1,0 +1,43 @@
+"""Detections as files in COCO's result form, which the official tools read back to the very same numbers."""
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ovdense.evaluation.masks import Rle
+from ovdense.evaluation.reference import as_results
+
+_AT_ONCE = 50_000
+
+
+def write_detections(path: str | Path, detections: np.ndarray, rles: Sequence[Rle] | None, iou_types: Sequence[str]) -> list[Path]:
+    """Write `detections` (N, 7: image id, x, y, width, height, score, category id), numbers as they are; return the files.
+
+    Without masks FILE.json; with them FILE.bbox.json and FILE.segm.json, as many as `iou_types` has.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind in iou_types:
+        target = path if rles is None else path.with_suffix(f".{kind}.json")
+        _write_rows(target, detections, rles if kind == "segm" else None)
+        written.append(target)
+    return written
+
+
+def _write_rows(path: Path, detections: np.ndarray, rles: Sequence[Rle] | None) -> None:
+    """Write the list a part at a time, through a temporary file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write("[")
+            for start in range(0, len(detections), _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                rows = as_results(detections[part], None if rles is None else rles[part], boxes=rles is None)
+                file.write(("," if start else "") + ",\n".join(json.dumps(row) for row in rows))
+            file.write("]\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
