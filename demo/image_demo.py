@@ -28,7 +28,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
     parser.add_argument("--config", default=str(CONFIG),
                         help=f"config of the model (default: configs/{CONFIG.name}, trained on drawn shapes; for photos: {PHOTOS})")  # fmt: skip
-    parser.add_argument("--weights", metavar="CHECKPOINT", help="checkpoint (default: the newest one in work_dirs/<config name>)")
+    parser.add_argument("--weights", metavar="CHECKPOINT", 
+                        help="checkpoint (default: the newest one in work_dirs/<config name>; none for a method that is not trained)")  # fmt: skip
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")
     parser.add_argument("--out", default="demo_out", metavar="DIR", help="folder for what is written (default: %(default)s)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with clean_errors():
         vocabulary = _vocabulary(args)
         files = _image_files(Path(args.image))
-        weights = args.weights or _newest_weights(args.config)
+        weights = args.weights or (None if _needs_no_weights(args.config) else _newest_weights(args.config))
         if Path(args.config).resolve() == CONFIG and not _is_drawn(Path(args.image)):
             print(f"note: this model was trained on drawn shapes and has never seen a photo; for photos pass --config {PHOTOS} (trained with tools/train.py)")
         from ovdense.api import OpenVocabPredictor, load_model
@@ -92,6 +93,14 @@ def _is_drawn(path: Path) -> bool:
     from ovdense.data.roots import cache_root
 
     return path.resolve().is_relative_to(cache_root().resolve())
+
+
+def _needs_no_weights(config: str) -> bool:
+    """Return whether the config's method is not trained."""
+    from ovdense.api import load_config
+    from ovdense.runs import is_training_free
+
+    return is_training_free(load_config(config))
 
 
 def _newest_weights(config: str) -> str:

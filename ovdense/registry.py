@@ -39,6 +39,8 @@ MODELS = Registry(
         "ovdense.methods.denseclip.model",
         "ovdense.methods.denseclip.decoders",
         "ovdense.methods.dual_encoder",
+        "ovdense.methods.maskclip",
+        "ovdense.methods.reco.model",
         "ovdense.methods.ovdiff.diffusion",
     ],
 )
@@ -61,6 +63,7 @@ TRANSFORMS = Registry(
     locations=[
         "ovdense.data.transforms",
         "ovdense.data.label_maps",
+        "ovdense.data.center_crop",
         "ovdense.data.description_queries",
         "ovdense.data.grounding_queries",
         "ovdense.data.hard_negative_transform",

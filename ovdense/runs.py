@@ -217,3 +217,17 @@ def build_runner(cfg: Config) -> Any:
         fitting = require_fitting(model, state, cfg.load_from)
         print(f"{fitting} of the model's {len(model.state_dict())} tensors come from {cfg.load_from}")
     return runner
+
+
+def is_training_free(cfg: Any) -> bool:
+    """Return whether the model of a config is of a method that is not trained (`OpenVocabModel.training_free`)."""
+    from ovdense.registry import MODELS
+
+    kind = (cfg.get("model") or {}).get("type")
+    return bool(getattr(MODELS.get(kind) if isinstance(kind, str) else kind, "training_free", False))
+
+
+def require_training_free(cfg: Any, advice: str) -> None:
+    """Raise ValueError, with the advice, if the model of a config has to be trained."""
+    if not is_training_free(cfg):
+        raise ValueError(f"{cfg.filename}: the weights of this model must be given, since it is trained; {advice}")

@@ -20,7 +20,7 @@ HOME = {"mmdet": {"compat"}, "mmseg": {"compat"}, "mmcv": {"compat"}, "diffusers
         "open_clip": {"text", "vision"}, "timm": {"vision"}}
 HEAVY = ("mmdet", "mmseg", "diffusers", "transformers", "open_clip")
 MAX_LINES = 600
-METHOD_COMMONS = {"base", "dual_encoder", "hooks", "progress", "amp", "checkpoints", "reporting", "ranks"}
+METHOD_COMMONS = {"base", "dual_encoder", "dense_model", "hooks", "progress", "amp", "checkpoints", "reporting", "ranks"}
 
 
 def imports(source: str, parts: tuple[str, ...]) -> Iterator[tuple[str, int, bool]]:

@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure
+from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure, require_training_free
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Test a checkpoint: prints the metrics with their protocol, and writes test_metrics.json to the work dir.")
     parser.add_argument("config", help="config file that the checkpoint was trained with")
-    parser.add_argument("checkpoint", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one; "
+                        "none for a method that is not trained")  # fmt: skip
     add_run_arguments(parser)
     parser.add_argument("--out", metavar="FILE.json", help="write the detections in COCO's result form, and the metrics to FILE.metrics.json")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the detections of every image into this folder")
@@ -30,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.config} must have test_dataloader, test_cfg and test_evaluator to be tested")
         from ovdense.methods.checkpoints import load_weights, model_state
 
-        model_state(args.checkpoint)  # a wrong file is said before the model is built
+        if args.checkpoint is None:
+            require_training_free(cfg, "give a checkpoint after the config")
+        else:
+            model_state(args.checkpoint)  # a wrong file is said before the model is built
         cfg.load_from, cfg.resume = None, False
         if args.prompt is not None:
             cfg.test_dataloader.dataset.prompt = args.prompt
         _add_outputs(cfg, args)
         runner = build_runner(cfg)
-        load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
+        if args.checkpoint is not None:
+            load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
         runner.test_loop  # noqa: B018  (builds the data set: what is missing is said before testing)
     with clean_run_errors():
         runner.test()

@@ -1,4 +1,6 @@
 """Reading weights files of towers and backbones: nothing in them may run code, and nothing is dropped without a word."""
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +59,12 @@ def load_checked(module: nn.Module, state: dict[str, Tensor], origin: str, may_m
 def _some(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) + more) or "none"
+
+
+def weights_fingerprint(module: nn.Module, settings: object = None) -> str:
+    """Return a hash of a module's class, `settings` (JSON values), parameters and buffers: the key of everything computed with it."""
+    digest = hashlib.sha256(json.dumps([type(module).__name__, settings], sort_keys=True).encode())
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]

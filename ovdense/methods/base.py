@@ -40,8 +40,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
 class OpenVocabModel(BaseModel):
     """A model whose classes are given as text: `set_vocabulary` once, then predict many times.
 
-    Subclasses give the four verbs `encode_image`, `encode_text`, `score`, `decode`, and `loss`.
+    Subclasses give the four verbs `encode_image`, `encode_text`, `score`, `decode`, and `loss`. `training_free` says that a model
+    has no weights but those that its config names, so that it is tested and shown without a checkpoint.
     """
+
+    training_free = False
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], divisor: int = 32) -> None:
         super().__init__(data_preprocessor=ImagePreprocessor(mean=mean, std=std, divisor=divisor))

@@ -7,12 +7,16 @@
 Methods use them as their dense prior (ReCo, DenseCLIP), to retrieve images, and to filter classes (OVDiff).
 """
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.registry import build_from_cfg
+from PIL import Image
 from torch import Tensor, nn
 
+from ovdense.data.center_crop import center_square
 from ovdense.registry import MODELS
 from ovdense.structures import ClassBank, FeatureMap, Vocabulary
 from ovdense.text.anchored import AnchoredTextEncoder
@@ -57,10 +61,47 @@ class DualEncoder(nn.Module):
         """Return `encode_dense` and `encode_image` from one run of the network."""
         return self.image.encode_places(images_BCHW)
 
+    @property
+    def device(self) -> torch.device:
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
+
     def fingerprint(self) -> str:
         """Return a hash of both encoders and the templates."""
         templates = self.templates if isinstance(self.templates, str) else "|".join(self.templates)
         return f"{self.text.fingerprint()}-{self.image.fingerprint()}-{templates}"
+
+
+class ImageEmbedder:
+    """Whole images of any size through a dual encoder, for retrieval: (H, W, 3) uint8 RGB in, unit vectors out.
+
+    The shorter side is brought to `px` (bicubic); with `square` the middle is cut out, as CLIP does, else images of one size are
+    encoded together.
+    """
+
+    def __init__(self, encoder: DualEncoder, *, px: int = 384, square: bool = True) -> None:
+        self.encoder, self.px, self.square, self.width = encoder, px, square, encoder.width
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Return (N, D) unit vectors on the CPU."""
+        device = self.encoder.device
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.encoder.mean, self.encoder.std))
+        sized = [center_square(image, self.px, "bicubic") if self.square else self._whole(image) for image in images]
+        out = torch.zeros(len(images), self.width)
+        for shape in dict.fromkeys(i.shape for i in sized):
+            at = [n for n, image in enumerate(sized) if image.shape == shape]
+            batch = torch.from_numpy(np.stack([sized[n] for n in at])).to(device).permute(0, 3, 1, 2).float()
+            out[at] = self.encoder.encode_image((batch - mean) / std).float().cpu()
+        return out
+
+    def _whole(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        scale = self.px / min(height, width)
+        size = [max(32, round(side * scale / 32) * 32) for side in (width, height)]
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the image encoder and of how images are brought to size."""
+        return f"{self.encoder.image.fingerprint()}-{self.px}-{'square' if self.square else 'whole'}"
 
 
 @MODELS.register_module()

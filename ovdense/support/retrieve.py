@@ -28,7 +28,9 @@ def retrieve_support(
     made_with = {"by": "retrieval", "query": query, "archive": index.fingerprint(), "archive_images": len(index), "k": k,
                  "deduplicate": deduplicate, "engine": engine, **(said or {})}  # fmt: skip
     known = store.find(name, made_with)
-    if known is not None and all(image.path.is_file() for image in known.images):
+    is_there = [known is not None and all(image.path.is_file() for image in known.images)]
+    dist.broadcast_object_list(is_there)  # all ranks go the same way
+    if is_there[0]:
         return known
     chosen = _choose(query_D, index, k, deduplicate, engine)
     if not dist.is_main_process():

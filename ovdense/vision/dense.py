@@ -3,8 +3,6 @@
 `DenseImageEncoder` says what they have in common; `ConseEncoder` mixes class vectors by an ImageNet classifier's posterior.
 CLIP's is in `vision/dense_clip.py`. B images, D width, M anchor classes.
 """
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.weights import load_checked, read_state_dict
+from ovdense.compat.weights import load_checked, read_state_dict, weights_fingerprint
 from ovdense.structures import FeatureMap
 from ovdense.vision.embedded import embedded_state_dict
 
@@ -48,11 +46,7 @@ class DenseImageEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of settings and weights: the key of everything computed with them."""
-        digest = hashlib.sha256(json.dumps([type(self).__name__, self.settings()], sort_keys=True).encode())
-        for name, value in [*self.named_parameters(), *self.named_buffers()]:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:32]
+        return weights_fingerprint(self, self.settings())
 
     def train(self, mode: bool = True) -> "DenseImageEncoder":
         """Stay in evaluation mode."""

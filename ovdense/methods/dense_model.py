@@ -1,0 +1,51 @@
+"""What training-free segmenters share: image after image without padding, class maps to label maps at the file's size."""
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovdense.heads.segment import best_class
+from ovdense.methods.base import OpenVocabModel
+from ovdense.structures import ImageTarget, Results, Vocabulary
+
+
+class TrainingFreeSegmenter(OpenVocabModel):
+    """A segmenter that learns nothing: text once a vocabulary, then `score` maps (K, h, w) image by image.
+
+    Images of a batch are run one by one, each cut out of its padding, so that a result does not depend on its neighbours.
+    """
+
+    training_free = True
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(mean=mean, std=std, divisor=1)
+        self._text: Any = None
+
+    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        """Predict these classes from now on. `prompt` must be "names"."""
+        if prompt != "names":
+            raise ValueError(f'{type(self).__name__} is asked by names, got prompt={prompt!r}; set prompt="names"')
+        super().set_vocabulary(vocabulary, prompt)
+        self._text = self.encode_text(vocabulary)
+
+    @abstractmethod
+    def score(self, features: Any, text: Any) -> Tensor:
+        """Return (K, h, w) of one image's features."""
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        """Return the label map of each image at its file's size."""
+        if self._text is None:
+            raise ValueError("the classes must be known first; call set_vocabulary(...)")
+        scored = [self.score(self.encode_image(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
+        return self.decode(scored, targets)
+
+    def decode(self, scored: Sequence[Tensor], targets: Sequence[ImageTarget]) -> list[Results]:
+        """Return the best class of every pixel of the file; scores are resized bilinearly first."""
+        names = self.vocabulary.names
+        return [Results.of_label_map(best_class(s, t.size_hw, t), names, t.image_id) for s, t in zip(scored, targets, strict=True)]
+
+    def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} is not trained; test it or show it")

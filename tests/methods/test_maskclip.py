@@ -1,0 +1,63 @@
+"""MaskCLIP: cosines of places, the image's share, backgrounds."""
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch.nn import functional as F
+
+from ovdense.methods.dual_encoder import DualEncoder
+from ovdense.methods.maskclip import MaskClip
+from ovdense.runs import is_training_free, require_training_free
+from ovdense.structures import ClassEntry, Vocabulary
+from tests.methods.reco.test_model import AXES, Colours, GivenText, picture, predict
+
+BACKGROUND = ClassEntry(name="background", is_background=True)
+COLOURS = Vocabulary.of(["red", "green", "blue"])
+
+
+def model(**kwargs) -> MaskClip:
+    vectors = {k: F.normalize(torch.tensor(v), dim=0) for k, v in {**AXES, "grey": [1.0, 1, 1], "background": [0, 1.0, 0]}.items()}
+    return MaskClip(DualEncoder(GivenText(vectors), Colours(), "plain"), **kwargs)
+
+
+def test_score__is_the_places_cosine_and_a_share_of_the_images():
+    made = model(image_weight=0.5)
+    image = torch.rand(1, 3, 16, 24)
+    got = made.score(made.encode_image(image), made.encode_text(COLOURS))
+    places, whole = Colours().encode_places(image)
+    torch.testing.assert_close(got, places.tensor_BCHW[0] + 0.5 * whole[0, :, None, None])
+
+
+@pytest.mark.parametrize("kwargs, grey_is", [(dict(background_thr=0.7), 0), (dict(contexts=("grey",)), 0), (dict(background_thr=0.1, contexts=("grey",)), 0)])
+def test_background__is_what_scores_little_or_like_a_context(kwargs, grey_is):
+    made = model(image_weight=0.0, **kwargs)
+    made.set_vocabulary(Vocabulary((BACKGROUND, *COLOURS)))
+    label = predict(made, picture()).label_map_HW
+    assert int(label[24, 8]) == 1 and int(label[24, 56]) == 3 and int(label[2, 32]) == grey_is
+    assert made.protocol()["background"] != "not asked for"
+
+
+def test_background__without_a_rule_is_asked_by_its_name():
+    made = model(image_weight=0.0)
+    made.set_vocabulary(Vocabulary((BACKGROUND, *Vocabulary.of(["red", "blue"]))))
+    image = np.zeros((16, 16, 3), dtype=np.uint8)
+    image[..., 1] = 250
+    assert (predict(made, image).label_map_HW == 0).all() and made.protocol()["background"] == "by its name"
+    with pytest.raises(ValueError, match="background class in the vocabulary"):
+        model(background_thr=0.3).set_vocabulary(COLOURS)
+
+
+def test_predict__permutes_with_the_vocabulary():
+    made = model()
+    made.set_vocabulary(COLOURS)
+    first = predict(made, picture()).label_map_HW
+    made.set_vocabulary(Vocabulary.of(["green", "blue", "red"]))
+    assert torch.equal(predict(made, picture()).label_map_HW, torch.tensor([2, 0, 1])[first])
+
+
+def test_training_free__models_are_run_without_a_checkpoint():
+    from ovdense.methods.desco.model import Desco
+
+    assert is_training_free(Config(dict(model=dict(type=MaskClip)))) and is_training_free(Config(dict(model=dict(type="ovdense.methods.maskclip.MaskClip"))))
+    with pytest.raises(ValueError, match="since it is trained; give weights"):
+        require_training_free(Config(dict(model=dict(type=Desco))), "give weights")
