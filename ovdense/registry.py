@@ -42,6 +42,7 @@ MODELS = Registry(
         "ovdense.methods.maskclip",
         "ovdense.methods.reco.model",
         "ovdense.methods.ovdiff.diffusion",
+        "ovdense.methods.ovdiff.model",
     ],
 )
 DATASETS = Registry(

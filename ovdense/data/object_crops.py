@@ -8,20 +8,15 @@ from torch.utils.data import Dataset
 from ovdense.data.transforms import read_image, resize_image
 from ovdense.registry import DATASETS
 from ovdense.structures import ClassEntry
+from ovdense.text.attributes import attribute_phrase
 
 TEMPLATES = ("a {}", "A good picture of a {}")
 
 
 def describe_object(entry: ClassEntry, rng: np.random.Generator, keep: float = 1.0, silent: Sequence[str] = ()) -> str:
-    """Return the class's noun with words of its first description, each kept with probability `keep` unless it is in `silent`.
-
-    Words of a description stand between semicolons, as in "large; red; with a tail"; those of "with" follow the noun:
-    "large red ring with a tail". A class without a description is its noun.
-    """
-    words = [w.strip() for w in entry.descriptions[0].split(";")] if entry.descriptions else []
-    words = [w for w in words if w and w not in silent and rng.random() < keep]
-    before, after = ([w for w in words if w.startswith("with ") == follows] for follows in (False, True))
-    return " ".join([*before, entry.noun, *after])
+    """Return the class's noun with words of its first description (see `attribute_phrase`), each kept with probability `keep` unless it is in `silent`."""
+    words = [w.strip() for d in entry.descriptions[:1] for w in d.split(";")]
+    return attribute_phrase(entry, {*silent, *(w for w in words if rng.random() >= keep)})
 
 
 @DATASETS.register_module()

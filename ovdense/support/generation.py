@@ -5,7 +5,7 @@ Settings are the released code's. A class's images are resumable one by one: a r
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from ovdense.structures import ClassEntry
 from ovdense.support.heat import HeatMaps, recording, token_positions
 from ovdense.support.store import SupportSet, SupportStore, SupportWriter
+from ovdense.text.attributes import attribute_phrase
 from ovdense.vision.diffusion import load_pipeline, pipeline_fingerprint, ready
 
 PROMPT = "A good picture of a {}"
@@ -48,11 +49,13 @@ class GeneratedSupport:
     """Draws and keeps the support set of any class.
 
     `pipeline`: a local folder or hub name (loaded when the first image has to be drawn), or a diffusers pipeline. `renamed`: {class name:
-    what to draw}. `batch_size` images are drawn at once; every image has noise of its own, by (seed, name, number).
+    what to draw}; others are drawn by their noun, or with `described` by `attribute_phrase` without the words in `silent`. `batch_size`
+    images are drawn at once; every image has noise of its own, by (seed, name, number).
     """
 
     def __init__(self, pipeline: Any, *, settings: DrawingSettings | Mapping[str, Any] | None = None, renamed: Mapping[str, str] = RENAMED,
-                 store: SupportStore | str | Path | None = None, batch_size: int = 8, device: str | None = None, dtype: str | None = None) -> None:  # fmt: skip
+                 described: bool = False, silent: Sequence[str] = (), store: SupportStore | str | Path | None = None, batch_size: int = 8,
+                 device: str | None = None, dtype: str | None = None) -> None:  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._source, self._pipeline, self._print = pipeline, None, None
@@ -60,6 +63,7 @@ class GeneratedSupport:
             self._pipeline = ready(pipeline, device)
         self.settings = settings if isinstance(settings, DrawingSettings) else DrawingSettings(**_tupled(settings or {}))
         self.renamed, self.batch_size, self.device, self.dtype = dict(renamed), batch_size, device, dtype
+        self.described, self.silent = described, tuple(silent)
         self.store = store if isinstance(store, SupportStore) else SupportStore(store)
 
     @property
@@ -114,7 +118,8 @@ class GeneratedSupport:
         return (images * 255).round().astype(np.uint8), heat.maps()[:, 0].float().cpu()
 
     def _name(self, entry: ClassEntry) -> str:
-        return self.renamed.get(entry.name, entry.noun)
+        plain = attribute_phrase(entry, self.silent) if self.described else entry.noun
+        return self.renamed.get(entry.name, plain)
 
     def _keep(self, writer: SupportWriter, entry: ClassEntry, n: int, image: np.ndarray, heat_HW: Tensor) -> None:
         file = f"{n:05d}.heat.npy"

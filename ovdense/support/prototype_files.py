@@ -89,7 +89,7 @@ def build_prototypes(
     for image in support.images:
         pixels = image.read()
         masks = masker(image, entry, pixels)
-        image_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
+        image_BCHW = torch.tensor(pixels).permute(2, 0, 1)[None].to(device).float() / 255
         builder.add(extractor.support(image_BCHW)[0].cpu(), masks.foreground_HW, masks.background_HW)
     try:
         prototypes = builder.finish()

@@ -36,7 +36,7 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
     logging.disable_progress_bar()
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
-            str(local if local.is_dir() else source), torch_dtype=dtype, revision=revision, variant=variant, local_files_only=local.is_dir(),
+            str(local if local.is_dir() else source), dtype=dtype, revision=revision, variant=variant, local_files_only=local.is_dir(),
             use_safetensors=True, safety_checker=None, requires_safety_checker=False,
         )
     finally:

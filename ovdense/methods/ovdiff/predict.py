@@ -60,29 +60,33 @@ def mean_scores(places: Sequence[PlaceFeatures], banks: Sequence[PrototypeBank],
 
 def label_map(
     places: Sequence[PlaceFeatures], banks: Sequence[PrototypeBank], active_K: Tensor, size_hw: tuple[int, int], out_hw: tuple[int, int], *,
-    background: bool = True, pamr_image_3HW: Tensor | None = None, threshold: float = 0.0,
+    background: bool = True, with_background: bool = True, pamr_image_3HW: Tensor | None = None, threshold: float = 0.0,
 ) -> Tensor:
     """Return (H, W) int64 at `out_hw`: 0 background, 1 + k class k; the first of equals.
 
-    Scores are those of `mean_scores`, refined by the image (0..255) if there is one, brought to `out_hw`; what is not above `threshold` counts as 0. Classes
+    Without `with_background`, 0 is nobody's answer. Scores are those of `mean_scores`, refined
+    by the image (0..255) if there is one, brought to `out_hw`; what is not above `threshold` counts as 0. Classes
     that are not active are left out (they would score -1), and the others come in blocks, so that memory does not grow with them.
     """
     chosen = active_K.nonzero().flatten().tolist()
     block = max(1, MOST_NUMBERS // max(size_hw[0] * size_hw[1], out_hw[0] * out_hw[1]))
     best = label = None
-    for start in range(0, max(len(chosen), 1), block):
+    if not chosen:
+        if not with_background:
+            raise ValueError("at least one class must be active where there is no background")
+        return torch.zeros(out_hw, dtype=torch.int64)
+    for start in range(0, len(chosen), block):
         part = chosen[start : start + block]
         part_K = torch.zeros_like(active_K)
         part_K[part] = True
         score = mean_scores(places, [_of_classes(b, part, active_K) for b in banks], torch.ones(len(part), dtype=torch.bool), size_hw, background)
-        if start:
-            score = score[1:]
+        first = 0 if with_background and not start else 1
+        score = score[first:]
         if pamr_image_3HW is not None:
             score = refine(pamr_image_3HW[None], score[None])[0]
         score = resized(score[None], out_hw)[0]
         value, index = score.where(score > threshold, torch.zeros_like(score)).max(0)
-        # class numbers of the rows of this block: background is only in the first
-        number = torch.tensor([*([] if start else [0]), *(1 + k for k in part)], device=score.device)
+        number = torch.tensor([0, *(1 + k for k in part)][first:], device=score.device)
         if best is None:
             best, label = value, number[index]
         else:

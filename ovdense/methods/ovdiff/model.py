@@ -1,0 +1,267 @@
+"""OVDiff (arXiv 2306.09316): segmentation by prototypes of support images. Nothing is trained.
+
+A vocabulary's support images come from any source (drawn, retrieved, the user's own), their foreground and background give prototypes for one or more
+feature extractors, and the places of an image are compared with them. K classes without background.
+"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ovdense.heads.segment import resized
+from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, label_map, mean_scores, read_places
+from ovdense.registry import MODELS
+from ovdense.structures import ClassEntry, ImageTarget, Results, ScoreMaps, Vocabulary
+from ovdense.support.kmeans import MEMORY_BYTES
+from ovdense.support.mask_sources import SupportMasker
+from ovdense.support.prefilter import TOP_K, best_subset
+from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, load_bank, save_bank
+from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, PrototypeBank, background_bank, foreground_bank, prototype_bank
+from ovdense.support.sources import SupportSource, TextHeat
+from ovdense.text.attributes import attribute_phrase
+from ovdense.vision.extractors import FeatureExtractor, ReadingSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypeSettings:
+    """Which prototypes a class has: `kinds` among class, instance, part; `num_parts` k-means centres; stuff filtering by `stuff_cosine` (None: off)."""
+
+    kinds: tuple[str, ...] = KINDS
+    num_parts: int = NUM_PARTS
+    seed: int = 0
+    stuff_cosine: float | None = STUFF_COSINE
+    memory_bytes: int = MEMORY_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class OvdiffTest:
+    """How an image is read and judged: `crops` (side, stride) besides the whole image; background prototypes or a score of 0; PAMR."""
+
+    crops: tuple[tuple[int, int], ...] = CROPS
+    background: Literal["prototypes", "zero"] = "prototypes"
+    pamr: bool = False
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.background not in ("prototypes", "zero"):
+            raise ValueError(f'background must be "prototypes" or "zero", got {self.background!r}')
+
+
+class CategoryFilter(nn.Module):
+    """Finds the classes that an image may hold with an image-text encoder; embeddings of prompts are kept, so that only new ones cost.
+
+    `encoder`: a dual encoder, or its config. `square_px`: images are squeezed to this side first (the release: 224, aspect lost); None: as they are.
+    """
+
+    def __init__(self, encoder: dict | nn.Module, *, top_k: int = TOP_K, square_px: int | None = None, described: bool = False) -> None:
+        super().__init__()
+        self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
+        self.top_k, self.size, self.described = top_k, ReadingSize(square=square_px, antialias=True), described
+        self._rows: dict[str, Tensor] = {}
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        new = [p for p in dict.fromkeys(prompts) if p not in self._rows]
+        if new:
+            self._rows.update(zip(new, self.encoder.text.embed(new, ("{}",))))
+        return torch.stack([self._rows[p] for p in prompts])
+
+    @torch.no_grad()
+    def forward(self, image_3HW: Tensor, entries: Sequence[ClassEntry]) -> tuple[int, ...]:
+        """Return the indices of the classes that an image in 0..1 may hold."""
+        names = [attribute_phrase(e) if self.described else e.noun for e in entries]
+        mean, std = (image_3HW.new_tensor(v)[:, None, None] for v in (self.encoder.mean, self.encoder.std))
+        image_D = self.encoder.encode_image((255 * self.size(image_3HW[None]) - mean) / std)[0]
+        return best_subset(image_D, names, self.embed([f"a {n}" for n in names]).to(image_D), lambda prompts: self.embed(prompts).to(image_D), self.top_k)
+
+
+@dataclass(frozen=True)
+class SupportBanks:
+    """What a vocabulary gives: a bank an extractor, over the vocabulary's classes without background, and where those stand in it."""
+
+    banks: tuple[PrototypeBank, ...]
+    class_indices: tuple[int, ...]
+    background_index: int | None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@MODELS.register_module()
+class OVDiff(OpenVocabModel):
+    """Segments by the best prototype of every pixel.
+
+    `extractors`: FeatureExtractors or their configs. `support`: what gives `support_set(class)` (GeneratedSupport, FolderSupport, RetrievedSupport),
+    or dict(type=class, ...) of one. `masks`: a mask source, or its dict, None for heat alone. `heat_encoder`: a dual encoder, or its config, that finds the
+    class in photos without an attention map. `prefilter`: arguments of `CategoryFilter`, or None. `stuff`: names of stuff classes (no background
+    prototypes, never filtered away). `bank_file`: prototypes of `tools/build_support_set.py`, used as they are where they hold the vocabulary's classes.
+    """
+
+    def __init__(
+        self, *, extractors: Sequence[dict | FeatureExtractor], support: Any = None, masks: Any = None, heat_encoder: dict | nn.Module | None = None,
+        prefilter: dict | CategoryFilter | None = None, stuff: Sequence[str] = (), prototypes: dict | None = None, test: dict | None = None,
+        bank_file: str | Path | None = None, prototype_folder: str | Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0), divisor=1)
+        self._extractors, self._support, self._masks = list(extractors), support, masks
+        self._heat_encoder, self._prefilter = heat_encoder, prefilter
+        self.extractors = nn.ModuleList()
+        self.filter: CategoryFilter | None = None
+        self.prototypes, self.test = PrototypeSettings(**_tupled(prototypes)), OvdiffTest(**_tupled(test))
+        self.stuff, self.bank_file, self.files = frozenset(stuff), bank_file, PrototypeFiles(prototype_folder)
+        if support is None and bank_file is None:
+            raise ValueError("support images must come from somewhere; give support= or a bank_file= of tools/build_support_set.py")
+        self._masker: SupportMasker | None = None
+        self._text: tuple[str, SupportBanks] | None = None
+        self._parts()
+
+    def _parts(self) -> None:
+        """Build the networks; support sources wait until a class has to be built."""
+        self.extractors.extend(MODELS.build(e) if isinstance(e, dict) else e for e in self._extractors)
+        if self._prefilter is not None:
+            self.filter = self._prefilter if isinstance(self._prefilter, nn.Module) else CategoryFilter(**self._prefilter)
+        self.requires_grad_(False)
+
+    @property
+    def support(self) -> SupportSource:
+        if isinstance(self._support, Mapping):
+            self._support = build_part(self._support)
+        if self._support is None:
+            raise ValueError(f"{self.bank_file} does not hold these classes and there is no support= to build them from")
+        return self._support
+
+    def use_support(self, source: SupportSource) -> None:
+        """Take support images from another source from now on, such as a folder of the user's own pictures."""
+        self._support, self.bank_file, self._text = source, None, None
+
+    @property
+    def masker(self) -> SupportMasker:
+        if self._masker is None:
+            source = build_part(self._masks) if isinstance(self._masks, Mapping) else self._masks
+            encoder = MODELS.build(self._heat_encoder) if isinstance(self._heat_encoder, dict) else self._heat_encoder
+            heat = TextHeat(encoder) if encoder is not None else None
+            self._masker = SupportMasker(source, heat, heat.settings() if heat else None)
+        return self._masker
+
+    def encode_text(self, vocabulary: Vocabulary) -> SupportBanks:
+        """Return the vocabulary's banks; what is missing of its support sets and prototypes is made and kept."""
+        key = vocabulary.fingerprint()
+        if self._text is None or self._text[0] != key:
+            self._text = (key, self._banks(vocabulary))
+        return self._text[1]
+
+    def _banks(self, vocabulary: Vocabulary) -> SupportBanks:
+        background = [k for k, e in enumerate(vocabulary) if e.is_background]
+        if len(background) > 1:
+            raise ValueError(f"a vocabulary may have one background class, got {[vocabulary[k].name for k in background]}")
+        indices = tuple(k for k in range(len(vocabulary)) if k not in background)
+        if not indices:
+            raise ValueError("a vocabulary must have at least one class that is not background")
+        entries = [vocabulary[k] for k in indices]
+        banks, provenance = self._stored(entries) or self._built(entries)
+        return SupportBanks(banks, indices, background[0] if background else None, provenance)
+
+    def _stored(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict] | None:
+        """Return the banks of `bank_file` if it holds exactly these classes in this order, made with these extractors."""
+        if self.bank_file is None:
+            return None
+        banks, names, provenance = load_bank(self.bank_file)
+        prints = [e.fingerprint() for e in self.extractors]
+        if names != tuple(e.name for e in entries):
+            if self._support is None:
+                asked = [e.name for e in entries]
+                raise ValueError(f"{self.bank_file} holds the classes {list(names)[:5]} ..., not the vocabulary's {asked[:5]} ...; build another")
+            return None
+        if provenance.get("extractors") != prints:
+            raise ValueError(f"{self.bank_file} was made with other feature extractors than this model's; build it again with this config")
+        return tuple(banks), provenance
+
+    def _built(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict]:
+        p, is_stuff, banks = self.prototypes, [e.name in self.stuff for e in entries], []
+        sets = [self.support.support_set(e) for e in entries]
+        for extractor in self.extractors:
+            made = [build_prototypes(e, s, extractor, self.masker, self.files, num_parts=p.num_parts, seed=p.seed, memory_bytes=p.memory_bytes)
+                    for e, s in zip(entries, sets)]  # fmt: skip
+            banks.append(prototype_bank(foreground_bank(made, p.kinds), background_bank(made, is_stuff, p.kinds, p.stuff_cosine)))
+        provenance = {"extractors": [e.fingerprint() for e in self.extractors], "sets": [s.fingerprint() for s in sets],
+                      "made_with": dict(sets[0].made_with), "kinds": list(p.kinds), "num_parts": p.num_parts, "masks": self.masker.settings()}  # fmt: skip
+        return tuple(banks), provenance
+
+    def save_banks(self, path: str | Path, vocabulary: Vocabulary) -> None:
+        """Write the banks of a vocabulary, built where need be, to a file for `bank_file`."""
+        text = self.encode_text(vocabulary)
+        save_bank(path, text.banks, [vocabulary[k].name for k in text.class_indices], text.provenance)
+
+    def encode_image(self, images: Tensor) -> list[list[PlaceFeatures]]:
+        """Return each image's features of all crops; images without padding, in 0..1."""
+        return [read_places(image, self.extractors, self.test.crops) for image in images]
+
+    def active_classes(self, image_3HW: Tensor, text: SupportBanks, vocabulary: Vocabulary) -> Tensor:
+        """Return (K,) bool: the classes that the pre-filter lets through, and all stuff; without a filter all."""
+        entries = [vocabulary[k] for k in text.class_indices]
+        if self.filter is None:
+            return torch.ones(len(entries), dtype=torch.bool)
+        active = torch.tensor([e.name in self.stuff for e in entries])
+        things = (~active).nonzero().flatten().tolist()
+        if things:
+            active[[things[n] for n in self.filter(image_3HW, [entries[k] for k in things])]] = True
+        return active
+
+    def score(self, features: Sequence[PlaceFeatures], text: SupportBanks) -> ScoreMaps:
+        """Return one image's scores (1, 1 + K, H, W), background first, all classes active."""
+        size_hw = features[-1].rows.stop, features[-1].columns.stop
+        scores = mean_scores(features, text.banks, torch.ones(len(text.class_indices), dtype=torch.bool), size_hw, self.test.background == "prototypes")
+        return ScoreMaps(logit_BKHW=scores[None], activation="softmax")
+
+    def decode(self, scored: ScoreMaps, targets: Sequence[ImageTarget]) -> list[Results]:
+        """Return the label map of `score`'s maps at the file's size."""
+        text, out = self.encode_text(self.vocabulary), []
+        for score_KHW, target in zip(scored.logit_BKHW, targets, strict=True):
+            score_KHW = resized(score_KHW[None], target.original_size_hw)[0]
+            score_KHW = score_KHW.where(score_KHW > self.test.threshold, torch.zeros_like(score_KHW))
+            label = score_KHW.argmax(0) if text.background_index is not None else score_KHW[1:].argmax(0) + 1
+            out.append(self._result(label, text, target))
+        return out
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        text, out = self.encode_text(self.vocabulary), []
+        for image, target in zip(images, targets, strict=True):
+            height, width = target.size_hw
+            image = image[:, :height, :width]
+            [places] = self.encode_image(image[None])
+            label = label_map(places, text.banks, self.active_classes(image, text, self.vocabulary), (height, width), tuple(target.original_size_hw),
+                              background=self.test.background == "prototypes", with_background=text.background_index is not None,
+                              pamr_image_3HW=255 * image if self.test.pamr else None, threshold=self.test.threshold)  # fmt: skip
+            out.append(self._result(label, text, target))
+        return out
+
+    def _result(self, label_HW: Tensor, text: SupportBanks, target: ImageTarget) -> Results:
+        """Number 0 (background) and 1 + k become classes of the vocabulary."""
+        table = torch.tensor([text.background_index or 0, *text.class_indices], device=label_HW.device)
+        return Results.of_label_map(table[label_HW], self.vocabulary.names, target.image_id)
+
+    def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
+        raise NotImplementedError("OVDiff is not trained; build its support set with tools/build_support_set.py and test it with tools/test.py")
+
+    def protocol(self) -> dict[str, Any]:
+        p, t = self.prototypes, self.test
+        return {**super().protocol(), "extractors": ", ".join(type(e).__name__ for e in self.extractors), "prototypes": ", ".join(p.kinds),
+                "num_parts": p.num_parts, "background": t.background, "prefilter": type(self.filter.encoder).__name__ if self.filter else "none",
+                "crops": str(list(t.crops)), "pamr": t.pamr}  # fmt: skip
+
+
+def build_part(config: Mapping[str, Any]) -> Any:
+    """Return `config["type"]` called with the rest: a support or mask source of a config file."""
+    settings = dict(config)
+    kind = settings.pop("type")
+    if isinstance(kind, str):
+        from mmengine.utils import get_object_from_string
+
+        kind = get_object_from_string(kind)
+    return kind(**settings)
+
+
+def _tupled(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list | tuple) else v for k, v in (settings or {}).items()}
