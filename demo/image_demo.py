@@ -24,6 +24,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
     asked.add_argument("--vocab", metavar="NAME|FILE", 
                        help="classes to look for: lvis, coco, voc, or a file (.txt, a name a line; .json); neither: those of folded --weights")  # fmt: skip
+    asked.add_argument("--caption", metavar="TEXT", help='a caption whose phrases to find, for models that read captions: "a dog left of the red sofa"')
+    parser.add_argument("--phrases", metavar="TEXT", help='the phrases of --caption, with semicolons: "a dog; the red sofa" (default: its noun chunks)')
     parser.add_argument("--negatives", metavar="TEXT", help="things that only compete: what is more like one of them is not reported; given as --texts")
     parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
     parser.add_argument("--config", default=str(CONFIG),
@@ -47,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ovdense.api import OpenVocabPredictor, load_model
 
         predictor = OpenVocabPredictor(load_model(args.config, weights, args.device))
-        if vocabulary is not None:
+        if args.caption is not None:
+            phrases = [p.strip() for p in args.phrases.split(";") if p.strip()] if args.phrases else None
+            print("phrases:", "; ".join(predictor.set_caption(args.caption, phrases)))
+        elif vocabulary is not None:
             predictor.set_vocabulary(vocabulary, prompt=args.prompt)
         elif predictor.vocabulary is None:
             raise ValueError("what to look for must be given with --texts or --vocab; only weights of tools/fold_vocabulary.py bring it along")
@@ -65,8 +70,14 @@ def _vocabulary(args: argparse.Namespace):
 
     if not 0 <= args.score_thr <= 1:
         raise ValueError(f"--score-thr must lie in 0..1, got {args.score_thr}")
+    if args.phrases is not None and args.caption is None:
+        raise ValueError("--phrases are those of a caption: give --caption with them")
+    if args.caption is not None:
+        if args.negatives is not None:
+            raise ValueError("--negatives go with --texts or --vocab; in a caption the phrases compete with each other")
+        return None
     if args.texts is None and args.vocab is None and args.weights is None:
-        raise ValueError('what to look for must be given: --texts "cat. a red chair", or --vocab lvis')
+        raise ValueError('what to look for must be given: --texts "cat. a red chair", --vocab lvis, or --caption "a cat on a red chair"')
     if args.texts is None and args.vocab is None:
         if args.negatives is not None:
             raise ValueError("--negatives compete with what is looked for: give --texts or --vocab with it")

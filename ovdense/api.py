@@ -22,6 +22,8 @@ from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
 from ovdense.registry import MODELS, TRANSFORMS
 from ovdense.structures import Results, Vocabulary
+from ovdense.text.caption_prompts import caption_prompt
+from ovdense.text.noun_chunks import caption_phrases
 from ovdense.text.vocabulary import load_vocabulary
 
 _RUN_KEYS = ("work_dir", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "efficient_conv_bn_eval", "activation_checkpointing")
@@ -138,6 +140,17 @@ class OpenVocabPredictor:
         """
         self.model.set_vocabulary(load_vocabulary(vocabulary), prompt=prompt)
 
+    def set_caption(self, caption: str, phrases: Sequence[str] | Sequence[Sequence[tuple[int, int]]] | None = None) -> tuple[str, ...]:
+        """Look for the phrases of one caption from now on; return them, as the results will name them.
+
+        `phrases`: None finds the caption's noun chunks (needs `pip install "ovdense[phrases]"`); or the phrases as strings that occur in it,
+        or as spans of characters, one list a phrase. A result's `labels` say which phrase a box belongs to; a phrase that is not in the
+        image has none above the threshold. For models that read captions (MDETR, DesCo); NotImplementedError for others.
+        """
+        vocabulary, prompt = caption_prompt(caption, caption_phrases(caption, phrases))
+        self.model.ask([prompt], vocabulary)
+        return vocabulary.names
+
     def predict(self, image: ImageLike, score_thr: float = 0.0) -> Results:
         """Return the detections of one image, best first, boxes in pixels of the upright image.
 
@@ -150,7 +163,7 @@ class OpenVocabPredictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if self.vocabulary is None:
-            raise ValueError("the classes must be known first; call set_vocabulary(...)")
+            raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...)")
         batch: list[dict[str, Any]] = []
         for n, image in enumerate(images):
             batch.append(self._sample(load_image(image), n))

@@ -24,6 +24,7 @@ MODELS = Registry(
     scope=SCOPE,
     locations=[
         "ovdense.text.encoders",
+        "ovdense.text.memory",
         "ovdense.text.piecewise",
         "ovdense.text.clip_context",
         "ovdense.vision.backbones",

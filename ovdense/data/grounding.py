@@ -14,6 +14,7 @@ from ovdense.compat.grounding import CaptionPhrases, annotation_place, four_numb
 from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
 from ovdense.data.detection import require_images
 from ovdense.data.grounding_captions import nouns_of_phrases
+from ovdense.data.masks import decode_masks, encode_segmentation
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
@@ -27,7 +28,8 @@ class GroundingDetection(Dataset):
     sources, `image_prefix` maps each image's `data_source` to its folder ("coco" and "vg" in GoldG's mixed part).
     A sample has `caption` and `positive_spans` (the spans of each box), `labels` all 0, and what there is of `gpt3_outputs`
     and `nouns` (phrase -> its nouns); the transforms go on from there. `filter_empty` leaves out images without a box; crowds are left out.
-    ValueError names the file and the entry that is broken.
+    `with_masks`: samples have the boxes' instance masks too, from the annotations' `segmentation`. `isfinal` of annotations and `answers` of images
+    are handed on where they are. ValueError names the file and the entry that is broken.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class GroundingDetection(Dataset):
         filter_empty: bool = True,
         seed: int = 0,
         invalid_boxes: InvalidBoxes = "raise",
+        with_masks: bool = False,
     ) -> None:
-        self.seed, self.dataset_name = seed, dataset_name
+        self.seed, self.dataset_name, self.with_masks = seed, dataset_name, with_masks
         self.ann_file = require_file(ann_file, data_root, dataset_name).absolute()
         images, annotations, row_of = grounding_entries(read_json(self.ann_file), self.ann_file)
         self._images = images
@@ -75,6 +78,17 @@ class GroundingDetection(Dataset):
         self._starts = np.searchsorted(np.array(rows, dtype=np.int64)[order], np.arange(len(self._images) + 1))
         self._boxes = xyxy[order].astype(np.float32)
         self._spans, self._nouns = ([given[n] for n in order] for given in (spans, nouns))
+        self._final = np.array([float(annotations[n]["isfinal"]) for n in order]) if annotations and all("isfinal" in a for a in annotations) else None
+        self._segmentations = self._encode([annotations[n] for n in order], row_of) if self.with_masks else None
+
+    def _encode(self, annotations: Sequence[dict], row_of: Mapping[int, int]) -> np.ndarray:
+        counts = np.empty(len(annotations), dtype=object)
+        for n, a in enumerate(annotations):
+            image, where = self._images[row_of[a["image_id"]]], f"{self.ann_file}: annotation {a.get('id', n)}"
+            if "segmentation" not in a:
+                raise ValueError(f"{where}: must have a segmentation to be served with masks; leave with_masks out")
+            counts[n] = encode_segmentation(a["segmentation"], (image["height"], image["width"]), where)
+        return counts
 
     def _choose(self, annotations: Sequence[dict], row_of: Mapping[int, int], filter_empty: bool) -> np.ndarray:
         """Return the rows of the images that are served."""
@@ -104,6 +118,9 @@ class GroundingDetection(Dataset):
         optional = {
             "gpt3_outputs": image.get("gpt3_outputs"),
             "nouns": nouns_of_phrases(image["caption"], self._spans[rows], self._nouns[rows]) or None,
+            "masks": None if self._segmentations is None else decode_masks(self._segmentations[rows], info["size_hw"]),
+            "final": None if self._final is None else self._final[rows].copy(),
+            "answers": image.get("answers"),
         }
         sample = {
             **info,
@@ -178,6 +195,29 @@ class PhraseGroundingDetection(GroundingDetection):
         if image_id not in self._phrases:
             raise KeyError(f"image {image_id} is not among the {len(self._phrases)} images with a phrase of {self.ann_file}")
         return self._phrases[image_id]
+
+
+@DATASETS.register_module()
+class ShapesGrounding(GroundingDetection):
+    """Captions of the embedded scenes of shapes, for training; made on first use. `root`: where they lie, see `ensure_shape_captions`."""
+
+    def __init__(self, *, split: str = "train", shapes_seed: int = 0, root: str | None = None, transforms: Sequence[dict | Callable[[dict], dict]] = (),
+                 seed: int = 0, with_masks: bool = False) -> None:
+        from ovdense.data.shapes_captions import ensure_shape_captions
+
+        path, images = ensure_shape_captions(split, shapes_seed, root)
+        super().__init__(ann_file=str(path), image_prefix=str(images), dataset_name="shapes", transforms=transforms, seed=seed, with_masks=with_masks)
+
+
+@DATASETS.register_module()
+class ShapesPhraseGrounding(PhraseGroundingDetection):
+    """The same for testing: every caption is asked for its phrases."""
+
+    def __init__(self, *, split: str = "val", shapes_seed: int = 0, root: str | None = None, transforms: Sequence[dict | Callable[[dict], dict]] = ()) -> None:
+        from ovdense.data.shapes_captions import ensure_shape_captions
+
+        path, images = ensure_shape_captions(split, shapes_seed, root)
+        super().__init__(ann_file=str(path), image_prefix=str(images), dataset_name="shapes", transforms=transforms)
 
 
 @DATASETS.register_module()

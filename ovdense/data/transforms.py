@@ -5,6 +5,8 @@ LoadImage; `boxes_xyxy` (N, 4) float32 in pixels of `image`, `labels` (N,) int64
 tuple of character spans a box) after DescriptionQueries; `masks` (N, H, W) bool where a data set loads them, `label_map`
 (H, W) uint8 after LoadLabelMap: both follow `image`. PackDetection ends the list.
 """
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -69,8 +71,11 @@ def select_boxes(sample: dict, keep: np.ndarray) -> dict:
     sample["boxes_xyxy"], sample["labels"] = sample["boxes_xyxy"][keep], sample["labels"][keep]
     if "positive_spans" in sample:
         sample["positive_spans"] = tuple(s for s, k in zip(sample["positive_spans"], keep) if k)
-    if "masks" in sample:
-        sample["masks"] = sample["masks"][keep]
+    for key in ("masks", "final"):
+        if key in sample:
+            sample[key] = sample[key][keep]
+    if "align_spans" in sample:
+        sample["align_spans"] = sample["align_spans"][: int(keep.sum())]  # the release keeps them as they are: they slip
     return sample
 
 
@@ -126,16 +131,19 @@ class RandomFlip:
     """Mirror left and right with probability `prob`.
 
     A caption that holds one of `side_words` as a word of its own stays as it is: "left of a cube" would become false.
-    For that, put RandomFlip after the step that writes the caption.
+    For that, put RandomFlip after the step that writes the caption. With `swap_sides` such images are mirrored too, and "left" and "right"
+    change places in the caption; spans follow.
     """
 
-    def __init__(self, prob: float = 0.5, side_words: Sequence[str] = ("left", "right")) -> None:
-        self.prob = _check_probability("prob", prob)
+    def __init__(self, prob: float = 0.5, side_words: Sequence[str] = ("left", "right"), swap_sides: bool = False) -> None:
+        self.prob, self.swap_sides = _check_probability("prob", prob), swap_sides
         self.side_words = frozenset(w.casefold() for w in side_words)
 
     def __call__(self, sample: dict) -> dict:
-        if sample["rng"].random() >= self.prob or self._speaks_of_sides(sample.get("caption")):
+        if sample["rng"].random() >= self.prob or not self.swap_sides and self._speaks_of_sides(sample.get("caption")):
             return sample
+        if self.swap_sides and sample.get("caption") is not None:
+            sample = _swap_sides(sample)
         width = sample["image"].shape[1]
         sample["image"] = sample["image"][:, ::-1]
         sample["boxes_xyxy"] = np.stack([width - sample["boxes_xyxy"][:, 2], sample["boxes_xyxy"][:, 1],
@@ -145,6 +153,35 @@ class RandomFlip:
     def _speaks_of_sides(self, caption: str | None) -> bool:
         words = "".join(c if c.isalpha() else " " for c in caption or "").casefold().split()
         return not self.side_words.isdisjoint(words)
+
+
+_SIDES = {"left": "right", "right": "left"}
+
+
+def _swap_sides(sample: dict) -> dict:
+    """Return the sample with "left" and "right" exchanged in its caption, in their case, and all spans moved along."""
+    caption, pieces, ends, last = sample["caption"], [], [0], 0
+    places = [0]
+    for match in re.finditer(r"(?<![^\W_])(left|right)(?![^\W_])", caption, re.IGNORECASE):
+        word = match.group()
+        other = _SIDES[word.lower()]
+        other = other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+        pieces += [caption[last : match.start()], other]
+        places.append(match.end())
+        ends.append(ends[-1] + match.start() - last + len(other))
+        last = match.end()
+    if not last:
+        return sample
+    sample["caption"] = "".join(pieces) + caption[last:]
+
+    def moved(place: int) -> int:
+        k = bisect_right(places, place) - 1  # the last exchanged word that ends at or before the place
+        return ends[k] + place - places[k]
+
+    for key in ("positive_spans", "align_spans"):
+        if key in sample:
+            sample[key] = tuple(tuple((moved(b), moved(e)) for b, e in spans) for spans in sample[key])
+    return sample
 
 
 @TRANSFORMS.register_module()
@@ -238,6 +275,9 @@ class PackDetection:
             positive_spans=tuple(sample.get("positive_spans", ())),
             masks_NHW=_tensor(sample.get("masks"), torch.bool),
             label_map_HW=_tensor(sample.get("label_map"), torch.int64),
+            final=_tensor(sample.get("final"), torch.float32),
+            answers=sample.get("answers"),
+            align_spans=sample.get("align_spans"),
         )
         return {"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "target": target}
 

@@ -91,7 +91,7 @@ class PhraseGroundingMetric(DetectionMetric):
             raise ValueError(f"the classes must number the phrases of a caption, {path} has captions of {most}, got {len(names)} classes")
         self._source = {"truth": f"{path.name}: boxes that overlap by 0.95 or more are one where MDETR wrote it"}
         if self.entities is None:
-            truth = [tuple(PhraseTruth(boxes_xyxy=boxes) for boxes in phrases.boxes_xyxy) for _, phrases in asked]
+            truth = [_own_truth(image, phrases, path) for image, phrases in asked]
         else:
             truth = self._published_truth(asked, data_path(self.entities, self.data_root), path)
         self._truth = {image["id"]: of_image for (image, _), of_image in zip(asked, truth)}
@@ -146,6 +146,14 @@ class PhraseGroundingMetric(DetectionMetric):
         for kind in sorted(set().union(*types)):
             out |= _numbers(first_2P[:, [kind in of_phrase for of_phrase in types]], kind)
         return out
+
+
+def _own_truth(image: dict, phrases: CaptionPhrases, path: Path) -> tuple[PhraseTruth, ...]:
+    """Return the phrases of an image as the annotation file has them, with their types where it says `phrase_types`."""
+    types = image.get("phrase_types") or [()] * len(phrases)
+    if len(types) != len(phrases):
+        raise ValueError(f"{path}: images, entry {image['id']}: phrase_types must have one list for each of the {len(phrases)} phrases, got {len(types)}")
+    return tuple(PhraseTruth(boxes_xyxy=boxes, types=tuple(kinds)) for boxes, kinds in zip(phrases.boxes_xyxy, types))
 
 
 def _numbers(first_2P: np.ndarray, kind: str = "") -> dict[str, float]:

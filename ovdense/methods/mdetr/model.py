@@ -87,7 +87,7 @@ class Mdetr(OpenVocabModel):
         backbone = _built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
         self.backbone, self.text_encoder = backbone, _built(text_encoder)
-        self.transformer = MdetrTransformer(backbone.channels, self.text_encoder.width, **(transformer or {}))
+        self.transformer = MdetrTransformer(backbone.channels, backbone.strides, self.text_encoder.width, **(transformer or {}))
         self.head = MdetrHead(self.transformer.width, **(head or {}))
         proposals = self.transformer.slots_from == "proposals"
         plain = {k: v for k, v in (head or {}).items() if k not in ("final", "answers")}
@@ -95,8 +95,7 @@ class Mdetr(OpenVocabModel):
         self.masks = masks
         self.mask_head = None
         if masks:
-            fine = backbone.channels[: len(backbone.channels) + self.transformer.token_level][::-1]
-            self.mask_head = MaskHead(self.transformer.width, self.transformer.num_heads, fine)
+            self.mask_head = MaskHead(self.transformer.width, self.transformer.num_heads, backbone.channels[-2::-1])
         if masks == "only":
             for part in (self.backbone, self.text_encoder, self.transformer, self.head, self.proposal_head):
                 if part is not None:
@@ -146,13 +145,7 @@ class Mdetr(OpenVocabModel):
         for b, (h, w) in enumerate(sizes_hw or [tuple(images.shape[-2:])] * len(images)):
             valid[b, :h, :w] = True
         maps: list[FeatureMap] = self.backbone(images)
-        if self.mask_head is not None:
-            maps, fine = maps, len(self.mask_head.adapters)
-            tokens = self.transformer.image_tokens(maps, valid)
-            finer = maps[: len(maps) + self.transformer.token_level]
-            return ImageTokens(source_BCHW=tokens.source_BCHW, valid_BHW=tokens.valid_BHW, positions_BPC=tokens.positions_BPC,
-                               fine=tuple(m.tensor_BCHW for m in reversed(finer[-fine:])))
-        return self.transformer.image_tokens(maps, valid)
+        return self.transformer.image_tokens(maps, valid, fine=0 if self.mask_head is None else len(maps) - 1)
 
     def encode_text(self, vocabulary: Vocabulary) -> list[EncodedPrompt]:
         if self.test.prompts == "one":

@@ -3,7 +3,7 @@
 B images (or pairs of an image and a caption), P image places, L text tokens, Q slots, C width.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from ovdense.layers.joint_transformer import JointEncoder, SlotDecoder, sine_of_points, sine_positions
 from ovdense.methods.mdetr.head import MdetrOutputs
 from ovdense.structures import FeatureMap
+
+
+_OF_IMAGES = ("source_BCHW", "valid_BHW", "positions_BPC")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,10 @@ class ImageTokens:
     fine: tuple[Tensor, ...] = ()
 
     def take(self, index: Tensor) -> "ImageTokens":
-        """Return the images of `index`, which may name one several times; maps of one image are not copied."""
+        """Return the images of `index`, which may name one several times; one image alone is not copied. `fine` stays as it is."""
         if len(self.source_BCHW) == 1:
-            return ImageTokens(**{f.name: v.expand(len(index), *v.shape[1:]) if isinstance(v := getattr(self, f.name), Tensor) else v for f in fields(self)})
-        return ImageTokens(**{f.name: v[index] if isinstance(v := getattr(self, f.name), Tensor) else v for f in fields(self)})
+            return replace(self, **{n: (t := getattr(self, n)).expand(len(index), *t.shape[1:]) for n in _OF_IMAGES})
+        return replace(self, **{n: getattr(self, n)[index] for n in _OF_IMAGES})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +69,24 @@ class TextProjection(nn.Module):
 class MdetrTransformer(nn.Module):
     """Projections, encoder, decoder and slots.
 
-    `channels`: of the backbone's maps; the last `joined` of them, at the size of the one of `token_level` (counted from the end, -1 the
-    coarsest), make the image tokens: MDETR takes the coarsest alone. `slots_from`: "learned" (published), or "proposals": the encoder's image
+    `channels`, `strides`: of the backbone's maps; the last `joined` of them make the image tokens, at the coarsest's size: MDETR takes the
+    coarsest alone. Of a finer map all places that a token covers go into it, side by side as channels. `slots_from`: "learned" (published), or "proposals": the encoder's image
     tokens each propose a box, and the `num_slots` that look most like an object go on, as in two-stage Deformable DETR (arXiv
     2010.04159, Sec. 4.2): a short training finds boxes much sooner. `proposal_share`: side of the box a proposal starts from.
     """
 
-    def __init__(self, channels: Sequence[int], text_width: int, *, width: int = 256, num_heads: int = 8, encoder_layers: int = 6,
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], text_width: int, *, width: int = 256, num_heads: int = 8, encoder_layers: int = 6,
                  decoder_layers: int = 6, ffn_width: int = 2048, dropout: float = 0.1, text_dropout: float = 0.1, num_slots: int = 100,
-                 slots_from: str = "learned", joined: int = 1, token_level: int = -1, proposal_share: float = 0.2) -> None:
+                 slots_from: str = "learned", joined: int = 1, proposal_share: float = 0.2) -> None:
         super().__init__()
         if slots_from not in ("learned", "proposals"):
             raise ValueError(f'slots_from must be "learned" or "proposals", got {slots_from!r}')
-        if not 1 <= joined <= len(channels) or not -len(channels) <= token_level <= -1:
-            raise ValueError(f"joined must be in 1..{len(channels)} and token_level in -{len(channels)}..-1, got {joined} and {token_level}")
+        if not 1 <= joined <= len(channels):
+            raise ValueError(f"joined must be in 1..{len(channels)}, got {joined}")
         self.width, self.num_heads, self.num_slots, self.slots_from = width, num_heads, num_slots, slots_from
-        self.joined, self.token_level, self.proposal_share = joined, token_level, proposal_share
-        self.image_projection = nn.Conv2d(sum(channels[-joined:]), width, 1)
+        self.proposal_share = proposal_share
+        self.shrinks = tuple(strides[-1] // s for s in strides[-joined:])
+        self.image_projection = nn.Conv2d(sum(c * k * k for c, k in zip(channels[-joined:], self.shrinks)), width, 1)
         self.text_projection = TextProjection(text_width, width, text_dropout)
         self.encoder = JointEncoder(width, encoder_layers, num_heads, ffn_width, dropout)
         self.decoder = SlotDecoder(width, decoder_layers, num_heads, ffn_width, dropout)
@@ -91,16 +95,13 @@ class MdetrTransformer(nn.Module):
 
     def image_tokens(self, maps: Sequence[FeatureMap], valid_BHW: Tensor, fine: int = 0) -> ImageTokens:
         """Return the tokens of images whose pixels count where `valid_BHW` is True; keep the `fine` maps before the coarsest for masks."""
-        target = maps[self.token_level].tensor_BCHW
-        size = target.shape[-2:]
-        joined = [m.tensor_BCHW for m in maps[-self.joined :]]
-        if self.joined > 1:
-            joined = [_resized(m, size) for m in joined]
-        source = self.image_projection(torch.cat(joined, dim=1) if self.joined > 1 else target)
+        size = maps[-1].tensor_BCHW.shape[-2:]
+        joined = [_gathered(m.tensor_BCHW, k, size) for m, k in zip(maps[-len(self.shrinks) :], self.shrinks)]
+        source = self.image_projection(torch.cat(joined, dim=1) if len(joined) > 1 else joined[0])
         # nearest, as released: a place counts where the pixel at its upper left does
         inside = F.interpolate(valid_BHW[:, None].float(), size=size)[:, 0].bool()
         return ImageTokens(source_BCHW=source, valid_BHW=inside, positions_BPC=sine_positions(inside, self.width).to(source.dtype),
-                           fine=tuple(m.tensor_BCHW for m in reversed(maps[-1 - fine : -1])))
+                           fine=tuple(m.tensor_BCHW for m in reversed(maps[len(maps) - 1 - fine : -1])))
 
     def encode(self, image: ImageTokens, text_BLC: Tensor, valid_BL: Tensor) -> Memory:
         """Return image and text tokens after the joint encoder."""
@@ -150,10 +151,9 @@ class MdetrTransformer(nn.Module):
         return content, sine_of_points(reference[..., :2], self.width).to(content.dtype), reference
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the map at another size: averaged where it shrinks, bilinear where it grows."""
-    if x.shape[-2:] == size:
+def _gathered(x: Tensor, shrink: int, size: tuple[int, int]) -> Tensor:
+    """Return (B, C * shrink^2, *size): the `shrink` x `shrink` places that each coarse place covers, as channels; what is lacking at the border is 0."""
+    if shrink == 1:
         return x
-    if x.shape[-2] > size[0]:
-        return F.adaptive_avg_pool2d(x, size)
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    below, right = (n * shrink - have for n, have in zip(size, x.shape[-2:]))
+    return F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), shrink)
