@@ -29,9 +29,10 @@ model = dict(
     backbone=dict(
         type=RememberingBackbone,
         backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(8, 16, 32), weights="embedded", frozen_stages=4),
+        on_disk=True,
     ),
-    text_encoder=dict(type=RememberingTextEncoder, encoder=dict(type=BertTextEncoder, weights="embedded", frozen=True)),
-    transformer=dict(width=128, num_heads=4, encoder_layers=3, decoder_layers=3, ffn_width=512, dropout=0.0, text_dropout=0.0, num_slots=32,
+    text_encoder=dict(type=RememberingTextEncoder, encoder=dict(type=BertTextEncoder, weights="embedded", frozen=True), on_disk=True),
+    transformer=dict(width=128, num_heads=4, encoder_layers=3, decoder_layers=2, ffn_width=512, dropout=0.0, text_dropout=0.0, num_slots=32,
                      slots_from="proposals", joined=3, proposal_share=0.25),
     head=dict(columns=96, align_width=64, temperature=0.1, tokens="alignment"),
     criterion=dict(no_object_weight=0.1),
@@ -39,7 +40,7 @@ model = dict(
     divisor=32,
 )
 
-optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=5e-4, weight_decay=1e-4), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4, fused=True), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=100),
     dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=2000, T_max=1900, eta_min=1e-6),

@@ -211,10 +211,12 @@ class RandomCrop:
     """With probability `prob`, cut out a window whose sides are a share min_side..1 of the image's.
 
     A box stays, clipped, if at least `min_area` of it lies inside. A window that would lose every box is drawn again, up
-    to 10 times; then the image stays whole.
+    to 10 times; then the image stays whole. `published_spans`: MDETR's release forgets to drop the spans of lost boxes for its alignment
+    loss, so that later boxes get those of earlier ones (`align_spans`).
     """
 
-    def __init__(self, prob: float = 0.5, min_side: float = 0.5, min_area: float = 0.5) -> None:
+    def __init__(self, prob: float = 0.5, min_side: float = 0.5, min_area: float = 0.5, published_spans: bool = False) -> None:
+        self.published_spans = published_spans
         self.prob, self.min_area = _check_probability("prob", prob), _check_probability("min_area", min_area)
         if not 0 < min_side <= 1:
             raise ValueError(f"min_side must be a share in (0, 1], got {min_side}")
@@ -234,6 +236,8 @@ class RandomCrop:
             if keep.any() or len(boxes) == 0:
                 sample["image"], sample["boxes_xyxy"] = sample["image"][y : y + h, x : x + w], inside
                 sample = change_pixels(sample, lambda pixels: pixels[..., y : y + h, x : x + w])  # noqa: B023  (used at once)
+                if self.published_spans and "positive_spans" in sample:
+                    sample.setdefault("align_spans", sample["positive_spans"])
                 return clip_boxes(select_boxes(sample, keep), min_size=1e-3)
         return sample
 

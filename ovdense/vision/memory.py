@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
+from ovdense.compat.feature_files import FeatureFiles
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 
@@ -21,9 +22,10 @@ class RememberingBackbone(nn.Module):
     The key is the content of the normalised image and its size, so nothing else has to be known about it. Features are
     computed image by image and rounded to float16, remembered or not: a run that starts with an empty memory (after a
     resume) sees the same numbers. When the memory is full, what came first stays. Test time passes through.
+    `on_disk` keeps them in the cache folder as well (`compat.feature_files`), under a hash of the weights: another run reads them.
     """
 
-    def __init__(self, backbone: dict | nn.Module, *, max_gib: float = 2.0) -> None:
+    def __init__(self, backbone: dict | nn.Module, *, max_gib: float = 2.0, on_disk: bool = False) -> None:
         super().__init__()
         self.backbone = backbone if isinstance(backbone, nn.Module) else build_from_cfg(backbone, MODELS)
         trained = [n for n, p in self.backbone.named_parameters() if p.requires_grad]
@@ -36,11 +38,20 @@ class RememberingBackbone(nn.Module):
         self._room = int(max_gib * _GIB)
         self._features: dict[bytes, list[Tensor]] = {}
         self._max_bytes = self._room
+        self._on_disk, self._files = on_disk, None
         self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
 
     def forget(self) -> None:
         """Drop all features: the backbone has other weights now."""
-        self._features, self._room = {}, self._max_bytes
+        self._features, self._room, self._files = {}, self._max_bytes, None
+
+    def _disk(self) -> FeatureFiles:
+        if self._files is None:
+            digest = hashlib.sha256(repr((type(self.backbone).__name__, self.strides)).encode())
+            for name, value in self.backbone.state_dict().items():
+                digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            self._files = FeatureFiles(digest.hexdigest())
+        return self._files
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the backbone's features of normalised images."""
@@ -54,11 +65,18 @@ class RememberingBackbone(nn.Module):
         content = image.detach().cpu().contiguous()
         key = hashlib.sha1(repr(tuple(content.shape)).encode() + content.numpy().tobytes(), usedforsecurity=False).digest()
         if key not in self._features:
-            with torch.autocast(image.device.type, enabled=False):
-                features = [f.tensor_BCHW[0].half().cpu() for f in self.backbone(image[None].float())]
+            features = self._disk().get(key) if self._on_disk else None
+            if features is None:
+                features = self._compute(image)
+                if self._on_disk:
+                    self._disk().put(key, features)
             size = sum(f.nbytes for f in features)
             if size > self._room:
                 return features
             self._room -= size
             self._features[key] = features
         return self._features[key]
+
+    def _compute(self, image: Tensor) -> list[Tensor]:
+        with torch.autocast(image.device.type, enabled=False):
+            return [f.tensor_BCHW[0].half().cpu().contiguous() for f in self.backbone(image[None].float())]

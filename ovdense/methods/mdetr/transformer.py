@@ -13,7 +13,6 @@ from ovdense.layers.joint_transformer import JointEncoder, SlotDecoder, sine_of_
 from ovdense.methods.mdetr.head import MdetrOutputs
 from ovdense.structures import FeatureMap
 
-
 _OF_IMAGES = ("source_BCHW", "valid_BHW", "positions_BPC")
 
 
@@ -70,9 +69,10 @@ class MdetrTransformer(nn.Module):
     """Projections, encoder, decoder and slots.
 
     `channels`, `strides`: of the backbone's maps; the last `joined` of them make the image tokens, at the coarsest's size: MDETR takes the
-    coarsest alone. Of a finer map all places that a token covers go into it, side by side as channels. `slots_from`: "learned" (published), or "proposals": the encoder's image
-    tokens each propose a box, and the `num_slots` that look most like an object go on, as in two-stage Deformable DETR (arXiv
-    2010.04159, Sec. 4.2): a short training finds boxes much sooner. `proposal_share`: side of the box a proposal starts from.
+    coarsest alone. Of a finer map all places that a token covers go into it, side by side as channels. `slots_from`: "learned"
+    (published), or "proposals": the encoder's image tokens each propose a box, and the `num_slots` that look most like an object go
+    on, as in two-stage Deformable DETR (arXiv 2010.04159, Sec. 4.2): a short training finds boxes much sooner.
+    `proposal_share`: side of the box a proposal starts from.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], text_width: int, *, width: int = 256, num_heads: int = 8, encoder_layers: int = 6,

@@ -1,0 +1,44 @@
+"""Features of frozen encoders on disk, so that a second run does not compute them again. Data only: plain arrays, written whole or not at all."""
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovdense.compat.paths import cache_root
+
+
+class FeatureFiles:
+    """Lists of tensors by key, in `folder` (default: `cache_root() / "features"`), under the `fingerprint` of what computed them."""
+
+    def __init__(self, fingerprint: str, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder or cache_root() / "features") / fingerprint[:32]
+
+    def _path(self, key: bytes) -> Path:
+        name = key.hex()
+        return self.folder / name[:2] / f"{name[2:]}.npz"
+
+    def get(self, key: bytes) -> list[Tensor] | None:
+        """Return the tensors kept under `key`; None where there are none, or where a file is broken (it is then made anew)."""
+        try:
+            with np.load(self._path(key), allow_pickle=False) as file:
+                return [torch.from_numpy(file[f"t{n}"]) for n in range(len(file.files))]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def put(self, key: bytes, tensors: Sequence[Tensor]) -> None:
+        """Keep the tensors; processes may write the same key at once."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **{f"t{n}": t.numpy() for n, t in enumerate(tensors)})
+            os.replace(temporary, path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,249 @@
+"""What MDETR does, at the smallest size: learning, asking, both LVIS protocols, and what is defined at the edges."""
+import numpy as np
+import pytest
+import torch
+
+from ovdense.methods.mdetr.criterion import MdetrCriterion
+from ovdense.methods.mdetr.decode import phrase_scores
+from ovdense.structures import Vocabulary
+from ovdense.text.phrases import find_phrases
+from tests.methods.mdetr.tiny import BIRD, DOG, ask, batch, image, losses, target, tiny, total
+
+VARIANTS = [dict(), dict(slots_from="proposals", tokens="alignment"), dict(masks=True)]
+
+
+def mask_of(boxes, size=(64, 96)):
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes):
+        mask[y1:y2, x1:x2] = True
+    return masks
+
+
+def pair(masks=False):
+    return [target(n, **kind, masks=mask_of(kind["boxes"]) if masks else None) for n, kind in enumerate((DOG, BIRD))]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=["published", "proposals", "masks"])
+def test_loss__falls_and_every_trained_parameter_gets_a_gradient(variant):
+    model = tiny(**variant).train()
+    targets = pair(masks=bool(variant.get("masks")))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    found = []
+    for _ in range(8):
+        loss = total(losses(model, targets))
+        optimizer.zero_grad()
+        loss.backward()
+        if not found:
+            unreached = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert not unreached
+        optimizer.step()
+        found.append(float(loss.detach()))
+    assert found[-1] < 0.9 * found[0]
+
+
+@torch.no_grad()
+def test_predict__a_batch_equals_single_images():
+    model = tiny()
+    targets = [target(n) for n in range(3)]
+    images = [image(n) for n in range(3)]
+    together = ask(model, DOG["caption"], DOG["phrases"], images, targets)
+    for n in range(3):
+        (alone,) = ask(model, DOG["caption"], DOG["phrases"], images[n : n + 1], targets[n : n + 1])
+        torch.testing.assert_close(together[n].scores, alone.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together[n].boxes_xyxy, alone.boxes_xyxy, atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_predict__names_the_phrases_and_permutes_with_them():
+    model = tiny()
+    (one,) = ask(model, DOG["caption"], DOG["phrases"])
+    (other,) = ask(model, DOG["caption"], DOG["phrases"][::-1])
+    assert one.names == ("a red dog", "two small cats") == other.names[::-1]
+    for k in range(2):
+        torch.testing.assert_close(one.scores[one.labels == k], other.scores[other.labels == 1 - k])
+    assert len(one) == 12 and bool((one.scores.diff() <= 0).all())
+    assert bool((one.boxes_xyxy >= 0).all()) and bool((one.boxes_xyxy <= torch.tensor([96, 64, 96, 64])).all())
+
+
+def test_phrase_scores__sum_is_the_probability_of_the_phrase_and_none_without_tokens():
+    logit = torch.log(torch.tensor([[0.2, 0.3, 0.1, 0.4]]))
+    tokens = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
+    assert phrase_scores(logit, tokens)[0].tolist() == pytest.approx([0.5, 0.1, 0.0])
+    assert phrase_scores(logit, tokens, "max")[0].tolist() == pytest.approx([0.3, 0.1, 0.0])
+    with pytest.raises(ValueError, match='"sum" or "max"'):
+        phrase_scores(logit, tokens, "mean")
+
+
+NAMES = ["cat", "dog", "bow_(weapon)", "hot_dog", "traffic_light"]
+
+
+@torch.no_grad()
+def test_lvis__one_name_a_caption_is_the_same_whatever_is_computed_together():
+    found = []
+    for pairs in (1, 3, 8):
+        model = tiny(pairs=pairs)
+        model.set_vocabulary(Vocabulary.of(NAMES))
+        (result,) = model.predict(*batch(model, [target()]).values())
+        found.append(result)
+    for result in found:
+        assert len(result) == 6 * len(NAMES)
+        torch.testing.assert_close(result.scores, found[0].scores, atol=1e-5, rtol=1e-4)
+    assert model.protocol()["classes_per_caption"] == 1 and model.protocol()["captions"] == len(NAMES)
+
+
+@torch.no_grad()
+def test_lvis__many_names_a_caption_says_so_and_runs_once():
+    model = tiny(prompts="many")
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    (result,) = model.predict(*batch(model, [target()]).values())
+    assert len(result) == 6 * len(NAMES) and set(result.labels.tolist()) == set(range(len(NAMES)))
+    protocol = model.protocol()
+    assert protocol["captions"] == 1 and "as many as fit" in protocol["classes_per_caption"] and "sum" in protocol["score"]
+    assert result.scores.nbytes + result.labels.nbytes + result.boxes_xyxy.nbytes == 28 * len(result)
+
+
+def test_lvis__a_threshold_leaves_out_what_is_absent():
+    model = tiny(prompts="many", score_thr=0.999)
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    assert len(model.predict(*batch(model, [target()]).values())[0]) == 0
+
+
+def test_text__is_encoded_once_a_vocabulary(monkeypatch):
+    model, calls = tiny(), []
+    encode = model.text_encoder.encode
+    monkeypatch.setattr(model.text_encoder, "encode", lambda tokenized: (calls.append(len(tokenized.captions)), encode(tokenized))[1])
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    for _ in range(3):
+        model.predict(*batch(model, [target()]).values())
+    assert calls == [len(NAMES)]
+    model.train().eval()
+    model.predict(*batch(model, [target()]).values())
+    assert calls == [len(NAMES)] * 2
+
+
+def test_loss__does_not_depend_on_the_padding_that_batch_mates_bring():
+    """Captions of unequal length: the sum of two images' losses is that of each alone; the release's is not."""
+    def parts(published):
+        model = tiny(criterion=dict(published=published, align_weight=1.0))
+        with torch.no_grad():
+            both = losses(model, pair())
+            alone = [losses(model, [t], [image(n)]) for n, t in enumerate(pair())]
+        counts = torch.tensor([2.0, 1.0])
+        return float(both["loss_align"]), float((torch.stack([a["loss_align"] for a in alone]) * counts).sum() / counts.sum())
+
+    both, apart = parts(published=False)
+    assert both == pytest.approx(apart, rel=1e-5)
+    both, apart = parts(published=True)
+    assert both > apart + 1e-3
+
+
+def test_loss__images_without_boxes_and_batches_without_any():
+    model = tiny(slots_from="proposals", tokens="alignment").train()
+    empty = target(0, caption="a tree")
+    for targets in ([empty, target(1, **BIRD)], [empty, target(1, caption="nothing here")]):
+        found = losses(model, targets)
+        loss = total(found)
+        model.zero_grad()
+        loss.backward()
+        assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert float(found["loss_box"]) == float(found["loss_align"]) == 0 and float(found["loss_token"]) > 0
+
+
+def test_loss__without_a_caption_says_which_image():
+    with pytest.raises(ValueError, match="image 0.jpg has none"):
+        losses(tiny(), [target(boxes=[(0, 0, 9, 9)])])
+
+
+def long_caption(words=400):
+    caption = " ".join(["tree"] * words) + " and a red dog"
+    return caption, find_phrases(caption, ["a red dog"])
+
+
+def test_caption__over_the_limit_is_cut_in_training_and_an_error_when_asked():
+    model = tiny().train()
+    caption, _ = long_caption()
+    found = losses(model, [target(caption=caption, phrases=["a red dog"], boxes=[(4, 4, 40, 50)])])
+    assert torch.isfinite(total(found)) and float(found["loss_box"]) > 0 and float(found["loss_align"]) == 0
+    with pytest.raises(ValueError, match="at most 255 tokens"):
+        ask(model.eval(), caption, ["a red dog"])
+
+
+def test_columns__the_last_one_is_no_object_alone():
+    """A token in the place of "no object" has no column of its own; the release lets both speak through it."""
+    tokens = torch.zeros(1, 300, dtype=torch.bool)
+    tokens[0, 254:258] = True
+    own, published = MdetrCriterion().positive_columns(tokens, 256), MdetrCriterion(published=True).positive_columns(tokens, 256)
+    assert own[0].nonzero().flatten().tolist() == [254] and float(own.sum()) == 1
+    assert published[0].nonzero().flatten().tolist() == [254, 255] and float(published.sum()) == 2
+    assert tiny().max_tokens == 255 and tiny(criterion=dict(published=True)).max_tokens == 512
+
+
+def test_alignment_tokens__the_release_reads_the_first_caption_where_a_span_ends_on_a_blank():
+    from ovdense.methods.mdetr.truth import published_alignment_tokens
+
+    model = tiny()
+    tokenized = model.tokenize(["one two three four five", "a  dog"])
+    spans = [[(1, 6)]]  # begins on a blank: the neighbours are looked for
+    from ovdense.text.phrases import phrase_map
+
+    right, published = phrase_map(tokenized, 1, spans).tokens_PL, published_alignment_tokens(tokenized, 1, spans)
+    assert right[0].nonzero().flatten().tolist() == [2]
+    assert published[0].tolist() != right[0].tolist()
+
+
+def test_phrase__without_a_token_gets_nothing_and_disturbs_nothing():
+    model = tiny()
+    (usual,) = ask(model, "a dog \u200b cat", ["a dog"])
+    from ovdense.structures import ClassEntry
+    from ovdense.text.prompts import PromptChunk
+
+    both = Vocabulary((ClassEntry(name="a dog"), ClassEntry(name="nothing")))
+    model.ask([PromptChunk(caption="a dog \u200b cat", class_indices=(0, 1), spans_per_class=(((0, 5),), ((6, 7),)))], both)
+    (result,) = model.predict(*batch(model, [target()]).values())
+    assert float(result.scores[result.labels == 1].sum()) == 0
+    torch.testing.assert_close(result.scores[result.labels == 0], usual.scores)
+
+
+def test_ask__each_class_must_be_said():
+    model = tiny()
+    from ovdense.text.caption_prompts import caption_prompt
+
+    _, prompt = caption_prompt("a cat", [[(0, 5)]])
+    with pytest.raises(ValueError, match="must stand in one of the captions"):
+        model.ask([prompt], Vocabulary.of(["a cat", "a dog"]))
+    with pytest.raises(ValueError, match="must have a phrase"):
+        caption_prompt("a cat", [])
+
+
+def test_masks__of_matched_slots_and_at_the_files_size():
+    model = tiny(masks=True)
+    (result,) = ask(model, DOG["caption"], DOG["phrases"])
+    assert result.masks_NHW.shape == (len(result), 64, 96) and result.masks_NHW.dtype == torch.bool
+    with pytest.raises(ValueError, match="masks are trained, but image 0.jpg has none"):
+        losses(model, [target(**DOG)])
+
+
+def test_masks_only__trains_the_mask_head_alone():
+    model = tiny(masks="only").train()
+    trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"mask_head"}
+    assert set(losses(model, pair(masks=True))) == {"loss_mask", "loss_dice"}
+
+
+def test_answers__are_read_from_slots_of_their_own():
+    model = tiny(head=dict(answers="gqa")).train()
+    answers = [{"type": 0, "obj": 2}, {"type": 4, "cat": 600}]
+    targets = [target(n, **kind, answers=a) for n, (kind, a) in enumerate(zip((DOG, BIRD), answers))]
+    found = losses(model, targets)
+    assert {k for k in found if "answer" in k} == {f"loss_answer_{n}" for n in ("type", "obj", "rel", "attr", "cat", "global")}
+    assert float(found["loss_answer_rel"]) == 0 < float(found["loss_answer_obj"])
+    assert len(ask(model.eval(), DOG["caption"], DOG["phrases"])[0]) == 12
+
+
+def test_settings__are_checked():
+    for wrong in (dict(prompts="two"), dict(pairs=0)):
+        with pytest.raises(ValueError):
+            tiny(**wrong)
+    with pytest.raises(ValueError, match="slots_from"):
+        tiny(slots_from="nowhere")
+    assert np.isfinite(sum(p.sum().item() for p in tiny().parameters()))
