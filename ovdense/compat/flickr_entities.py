@@ -68,3 +68,47 @@ def _read_boxes(path: Path) -> dict[str, np.ndarray]:
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: every object must have names, and a bndbox of four numbers or none, in valid XML: {error}") from None
     return {entity: np.array(found, dtype=np.float64) for entity, found in boxes.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntityMention:
+    """A phrase of a sentence: its characters in the sentence without marks, and the entity that it names."""
+
+    span: tuple[int, int]
+    entity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceWithEntities:
+    """A caption without marks, all its phrases, and the boxes (N, 4) xyxy of the entities that have some."""
+
+    text: str
+    phrases: tuple[EntityMention, ...]
+    boxes: dict[str, np.ndarray]
+
+
+def read_sentences(folder: Path, photo: str) -> tuple[tuple[int, int], list[SentenceWithEntities]]:
+    """Return (height, width) and the captions of a photo, as its files have them."""
+    path, marks = folder / "Annotations" / f"{photo}.xml", folder / "Sentences" / f"{photo}.txt"
+    for needed in (path, marks):
+        if not needed.is_file():
+            raise FileNotFoundError(f"photo {photo} of Flickr30k Entities: {needed} is missing; give the folder that holds Sentences/ and Annotations/")
+    boxes = _read_boxes(path)
+    try:
+        size = ElementTree.parse(path).getroot().find("size")
+        size_hw = (int(size.findtext("height")), int(size.findtext("width")))
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{path}: must say the photo's size (height, width)") from None
+    return size_hw, [_sentence(line, boxes) for line in marks.read_text(encoding="utf8").split("\n") if line]
+
+
+def _sentence(line: str, boxes: dict[str, np.ndarray]) -> SentenceWithEntities:
+    text, phrases, last = "", [], 0
+    for match in _MENTION.finditer(line):
+        text += line[last : match.start()]
+        words = " ".join(match["text"].split())
+        phrases.append(EntityMention(span=(len(text), len(text) + len(words)), entity=match["id"]))
+        text += words
+        last = match.end()
+    named = {p.entity: boxes[p.entity] for p in phrases if p.entity in boxes}
+    return SentenceWithEntities(text=text + line[last:].rstrip(), phrases=tuple(phrases), boxes=named)

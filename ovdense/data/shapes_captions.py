@@ -20,9 +20,9 @@ from ovdense.data.shapes_scene import SPLIT_CODES
 
 VERSION = 1
 CAPTIONS = {"train": 3, "val": 2}
-NUM_MENTIONS = (2, 4)
+NUM_MENTIONS = (3, 5)
 RELATION_SHARE = 0.45
-EXTRA_SHARE = 0.3
+EXTRA_SHARE = 0.4
 _ORDER = ("size", "colour", "texture")
 
 

@@ -52,6 +52,18 @@ def noun_chunks(caption: str) -> list[Span]:
     return [(b, e) for b, e in spans if _is_thing(caption[b:e])]
 
 
+def root_phrase(caption: str) -> list[Span]:
+    """Return the span of the noun chunk that an expression is about ("the man" of "the man in a red shirt"); the whole of it where there is none.
+
+    MDETR's scripts take RefCOCO's expressions so for pretraining.
+    """
+    chunks = list(_pipeline()(caption).noun_chunks)
+    main = next((c for c in chunks if c.root.dep_ == "ROOT"), next((c for c in chunks if c.root.dep_ in ("nsubj", "nsubjpass", "dobj")), None))
+    if main is None:
+        return [(len(caption) - len(caption.lstrip()), len(caption.rstrip()))]
+    return [(main.start_char, main.end_char)]
+
+
 def _is_thing(text: str) -> bool:
     words = [w for w in re.findall(r"[^\W_]+", text.casefold()) if w not in ("the", "a", "an", "its", "their", "his", "her")]
     return bool(words) and not all(w in _NOT_THINGS for w in words)

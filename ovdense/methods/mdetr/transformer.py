@@ -86,7 +86,10 @@ class MdetrTransformer(nn.Module):
         self.width, self.num_heads, self.num_slots, self.slots_from = width, num_heads, num_slots, slots_from
         self.proposal_share = proposal_share
         self.shrinks = tuple(strides[-1] // s for s in strides[-joined:])
-        self.image_projection = nn.Conv2d(sum(c * k * k for c, k in zip(channels[-joined:], self.shrinks)), width, 1)
+        total = sum(c * k * k for c, k in zip(channels[-joined:], self.shrinks))
+        # maps of several strides differ in scale; one map alone is projected as it is, as published
+        self.image_norm = nn.BatchNorm2d(total, affine=False) if joined > 1 else nn.Identity()
+        self.image_projection = nn.Conv2d(total, width, 1)
         self.text_projection = TextProjection(text_width, width, text_dropout)
         self.encoder = JointEncoder(width, encoder_layers, num_heads, ffn_width, dropout)
         self.decoder = SlotDecoder(width, decoder_layers, num_heads, ffn_width, dropout)
@@ -97,7 +100,7 @@ class MdetrTransformer(nn.Module):
         """Return the tokens of images whose pixels count where `valid_BHW` is True; keep the `fine` maps before the coarsest for masks."""
         size = maps[-1].tensor_BCHW.shape[-2:]
         joined = [_gathered(m.tensor_BCHW, k, size) for m, k in zip(maps[-len(self.shrinks) :], self.shrinks)]
-        source = self.image_projection(torch.cat(joined, dim=1) if len(joined) > 1 else joined[0])
+        source = self.image_projection(self.image_norm(torch.cat(joined, dim=1) if len(joined) > 1 else joined[0]))
         # nearest, as released: a place counts where the pixel at its upper left does
         inside = F.interpolate(valid_BHW[:, None].float(), size=size)[:, 0].bool()
         return ImageTokens(source_BCHW=source, valid_BHW=inside, positions_BPC=sine_positions(inside, self.width).to(source.dtype),

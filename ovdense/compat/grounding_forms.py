@@ -1,0 +1,106 @@
+"""Other forms of grounding data as MDETR's (`compat.grounding`): ODVG JSON lines (mmdet's), and captions with phrase spans.
+
+ODVG (Grounding DINO's training form): a line an image, {"filename", "height", "width"} and either "grounding": {"caption", "regions":
+[{"phrase", "bbox": [x1, y1, x2, y2] or several, "tokens_positive"?}]} or "detection": {"instances": [{"bbox", "category"}]}, whose
+categories become a caption "cat. dog." Phrase spans: images [{"id", "file_name", "height", "width", "caption", "phrases": [{"spans":
+[[begin, end], ...], "boxes": [[x, y, width, height], ...]}]}].
+"""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ovdense.compat.grounding import Span
+
+
+def is_odvg(path: Path) -> bool:
+    """Return whether a file is of JSON lines, by its name."""
+    return path.suffix in (".jsonl", ".odvg") or path.name.endswith(".odvg.json")
+
+
+def has_phrases(content: Any) -> bool:
+    """Return whether the content has the phrase-span form."""
+    images = content.get("images") if isinstance(content, dict) else None
+    return bool(images) and isinstance(images, list) and "annotations" not in content and all(isinstance(i, dict) and "phrases" in i for i in images)
+
+
+def read_odvg(path: Path) -> dict:
+    """Return the content of an ODVG file in MDETR's form; ValueError names the line that is broken."""
+    images, annotations = [], []
+    with open(path, encoding="utf8") as file:
+        for n, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}: line {n}"
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: must be JSON, broken at column {error.colno}: {error.msg}; is the file cut short?") from None
+            missing = [k for k in ("filename", "height", "width") if k not in entry]
+            if missing or not ({"grounding", "detection"} & set(entry)):
+                raise ValueError(f"{where}: must have filename, height, width, and grounding or detection, got {sorted(entry)}")
+            caption, boxes = _grounding(entry["grounding"], where) if "grounding" in entry else _detection(entry["detection"], where)
+            images.append({"id": n, "file_name": entry["filename"], "height": entry["height"], "width": entry["width"], "caption": caption})
+            annotations += [{"id": len(annotations) + k, "image_id": n, "bbox": box, "tokens_positive": spans} for k, (box, spans) in enumerate(boxes, 1)]
+    return {"images": images, "annotations": annotations}
+
+
+def _xywh(box: Any, where: str) -> list[float]:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        raise ValueError(f"{where}: a bbox must be four numbers (x1, y1, x2, y2), got {box!r}")
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _grounding(entry: dict, where: str) -> tuple[str, list[tuple[list[float], list[list[int]]]]]:
+    caption, boxes = entry.get("caption"), []
+    if not isinstance(caption, str) or not isinstance(entry.get("regions"), list):
+        raise ValueError(f"{where}: grounding must have a caption and regions, got {sorted(entry)}")
+    for region in entry["regions"]:
+        spans = region.get("tokens_positive") or [list(s) for s in _find(caption, region.get("phrase"), where)]
+        given = region.get("bbox")
+        several = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+        boxes += [(_xywh(box, where), [list(s) for s in spans]) for box in several]
+    return caption, boxes
+
+
+def _find(caption: str, phrase: Any, where: str) -> Iterator[Span]:
+    """Yield every place of the phrases (one, or a list) in the caption."""
+    found = False
+    for text in [phrase] if isinstance(phrase, str) else phrase or []:
+        start = caption.lower().find(text.lower())
+        while start >= 0:
+            found = True
+            yield (start, start + len(text))
+            start = caption.lower().find(text.lower(), start + len(text))
+    if not found:
+        raise ValueError(f"{where}: a region's phrase must occur in the caption, {phrase!r} does not in {caption[:80]!r}; give tokens_positive")
+
+
+def _detection(entry: dict, where: str) -> tuple[str, list[tuple[list[float], list[list[int]]]]]:
+    instances = entry.get("instances")
+    if not isinstance(instances, list) or any("category" not in i for i in instances):
+        raise ValueError(f"{where}: detection must have instances, each with its category by name")
+    caption, span_of = "", {}
+    for name in dict.fromkeys(i["category"] for i in instances):
+        span_of[name] = [len(caption), len(caption) + len(name)]
+        caption += f"{name}. "
+    return caption.strip() or "nothing.", [(_xywh(i["bbox"], where), [span_of[i["category"]]]) for i in instances]
+
+
+def from_phrases(content: dict, path: Path) -> dict:
+    """Return the phrase-span form as MDETR's; every phrase is to be found, each of its boxes is a box of its own."""
+    images, annotations = [], []
+    for image in content["images"]:
+        where = f"{path}: images, entry {image.get('id')}"
+        asked = []
+        for n, phrase in enumerate(image["phrases"]):
+            if not isinstance(phrase, dict) or not {"spans", "boxes"} <= set(phrase):
+                raise ValueError(f"{where}: phrase {n} must have spans and boxes, got {phrase!r}")
+            if phrase["boxes"]:
+                asked.append(phrase["spans"])
+            annotations += [{"image_id": image.get("id"), "bbox": box, "tokens_positive": phrase["spans"]} for box in phrase["boxes"]]
+        images.append({k: v for k, v in image.items() if k != "phrases"} | {"tokens_positive_eval": asked})
+    for n, annotation in enumerate(annotations, start=1):
+        annotation["id"] = n
+    return {"images": images, "annotations": annotations}
