@@ -1,4 +1,7 @@
-"""Test a checkpoint: python tools/test.py configs/desco_lvis_mini.py work_dirs/desco_lvis_mini/iter_2000.pth"""
+"""Test a checkpoint: python tools/test.py configs/desco_lvis_mini.py work_dirs/desco_lvis_mini/iter_2000.pth
+
+Or compare results that are there: python tools/test.py --compare A/test_metrics.json B/test_metrics.json
+"""
 import argparse
 import sys
 from collections.abc import Sequence
@@ -8,8 +11,11 @@ from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_ru
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Test a checkpoint: prints the metrics with their protocol, and writes test_metrics.json to the work dir.")
-    parser.add_argument("config", help="config file that the checkpoint was trained with")
+    parser = argparse.ArgumentParser(
+        description="Test a checkpoint: prints the metrics with their protocol, and writes test_metrics.json to the work dir. "
+        "Or, with --compare, say in which numbers and protocol lines results differ."
+    )
+    parser.add_argument("config", nargs="?", help="config file that the checkpoint was trained with")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one; "
                         "none for a method that is not trained")  # fmt: skip
     add_run_arguments(parser)
@@ -18,12 +24,36 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--show-score-thr", type=float, default=0.3, metavar="SCORE", help="draw only detections of at least this score (default: %(default)s)")
     parser.add_argument("--prompt", choices=("names", "descriptions", "texts"),
                         help="ask for classes by name, by description, or by names that are whole texts (default: the config's)")
-    return parser.parse_args(argv)
+    parser.add_argument("--per-class", action="store_true", help="print the numbers of each class, too")
+    parser.add_argument("--compare", nargs="+", metavar="RESULT.json",
+                        help="print numbers of results side by side, and the protocol lines that differ; nothing is tested. Ends with 1 if any line differs")
+    args = parser.parse_args(argv)
+    if args.compare is None and args.config is None:
+        parser.error("a config is required, or --compare A.json B.json")
+    if args.compare is not None and args.config is not None:
+        parser.error(f"--compare takes results only, got the config {args.config}, too")
+    return args
+
+
+def compare(files: Sequence[str]) -> int:
+    """Print what differs between results; return 1 if a protocol line does."""
+    from rich.console import Console
+
+    from ovdense.evaluation.comparison import comparison, differing_lines, read_report, short_names
+
+    if len(files) < 2:
+        raise ValueError(f"--compare needs at least two results, got {len(files)}")
+    reports = [read_report(file) for file in files]
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(comparison(short_names(files), reports))  # a file has no edge
+    return int(bool(differing_lines([report["protocol"] for report in reports])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        if args.compare is not None:
+            return compare(args.compare)
         if args.out is not None and Path(args.out).suffix != ".json":
             raise ValueError(f"--out must end with .json, got {args.out!r}; pickles are not written, since reading one can run code")
         cfg = configure(args)
@@ -52,9 +82,11 @@ def _add_outputs(cfg, args: argparse.Namespace) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
     if args.show_dir is not None:
         hooks.append(dict(type="OverlayHook", folder=args.show_dir, score_thr=args.show_score_thr))
-    if args.out is not None:
+    if args.out is not None or args.per_class:
         hooks = [h for h in hooks if _class_name(h["type"]) != "ReportHook"]
-        hooks.append(dict(type="ReportHook", also=str(Path(args.out).with_suffix(".metrics.json"))))
+        also = None if args.out is None else str(Path(args.out).with_suffix(".metrics.json"))
+        hooks.append(dict(type="ReportHook", also=also, per_class=args.per_class))
+    if args.out is not None:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type="PredictionWriter", path=args.out)]
     cfg.custom_hooks = hooks

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ovdense.evaluation.gather import evaluate_together
 from ovdense.evaluation.ground_truth import annotation_path, class_names_of, require_coverage
-
-NOT_STATED = "not stated"
+from ovdense.evaluation.protocol import NOT_STATED
+from ovdense.structures import Vocabulary
 
 
 class ReportedMetric(BaseMetric):
@@ -99,6 +99,7 @@ class DetectionMetric(ReportedMetric):
             "images": len(records),
             "images_in_file": len(self._expected_images),
             "classes": len(self._names),
+            "class_names_sha256": Vocabulary.of(self._names).fingerprint(),
             **self._told(),
         }
         return self._compute(records)

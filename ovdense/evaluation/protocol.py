@@ -1,8 +1,13 @@
-"""What a number depends on, beside what its metric says: versions, fingerprints; and which lines of two protocols differ."""
+"""What a number depends on, beside what its metric says: versions, fingerprints; several metrics' protocols as one."""
+import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+from torch import Tensor
+
+NOT_STATED = "not stated"
 PACKAGES = {"torch": "torch", "numpy": "numpy", "mmengine": "onedl-mmengine", "hotcoco": "hotcoco"}
 
 
@@ -21,6 +26,25 @@ def software() -> dict[str, str]:
     return {"ovdense": ovdense.__version__, "python": platform.python_version(), **{name: package_version(dist) for name, dist in PACKAGES.items()}}
 
 
-def differences(a: Mapping[str, object], b: Mapping[str, object]) -> list[tuple[str, object, object]]:
-    """Return (line, in a, in b) of each protocol line that differs, in the order of a, then those of b alone; None where a line is missing."""
-    return [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key) or (key in a) != (key in b)]
+def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return the first 16 hex digits of a SHA-256 of all tensors with their names, types and shapes: the same on every device."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if isinstance(value, Tensor):
+            held = value.detach().cpu().contiguous()
+            digest.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
+            digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def merged(protocols: Sequence[tuple[str, Mapping[str, object]]]) -> dict[str, object]:
+    """Return (metric's name, protocol) pairs as one; a line that metrics state differently is there for each, as "name: line"."""
+    out: dict[str, object] = {}
+    for key in dict.fromkeys(key for _, protocol in protocols for key in protocol if protocol[key] != NOT_STATED):
+        stated = [(name, protocol[key]) for name, protocol in protocols if key in protocol and protocol[key] != NOT_STATED]
+        if all(value == stated[0][1] for _, value in stated):
+            out[key] = stated[0][1]
+        else:
+            out |= {f"{name}: {key}": value for name, value in stated}
+    return out

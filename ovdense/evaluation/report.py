@@ -73,11 +73,30 @@ def format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
-def format_table(metrics: Mapping[str, float], protocol: Mapping[str, object], width: int = 100) -> str:
-    """Return `result_table` as plain text of at most `width` columns."""
+def class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of a row a class, in the order of the vocabulary."""
+    names = list(dict.fromkeys(name for values in per_class.values() for name in values))
+    table = Table("class", title="by class", title_justify="left")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for kind, values in per_class.items():
+        table.add_row(kind, *(format_number(values[name]) if name in values else "" for name in names))
+    return table
+
+
+def format_table(
+    metrics: Mapping[str, float], protocol: Mapping[str, object], width: int = 100, per_class: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Return `result_table`, and before it the numbers of each class where given, as plain text of at most `width` columns."""
+    parts = ([class_table(per_class)] if per_class else []) + [result_table(metrics, protocol)]
+    return plain_text(Group(*parts), width)
+
+
+def plain_text(content: RenderableType, width: int = 100) -> str:
+    """Return a rich renderable as plain text of at most `width` columns."""
     console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
-        console.print(result_table(metrics, protocol))
+        console.print(content)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 

@@ -155,7 +155,7 @@ class SemanticMetric(ReportedMetric):
             "images_in_set": self._size,
             "classes": len(self._names),
             "classes_with_truth": int((scores["share"] > 0).sum()),
-            "vocabulary_sha256": Vocabulary.of(self._names).fingerprint(),
+            "class_names_sha256": Vocabulary.of(self._names).fingerprint(),
             "background": self.background if has else "no such class",
             "ignore_index": self.ignore_index,
             "iou": "one confusion matrix over the set, classes in truth or prediction averaged",

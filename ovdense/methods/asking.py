@@ -73,7 +73,7 @@ class AskedTestLoop(OwnQuestionTestLoop):
         asked = dataset.asked_of_image(target.image_id)
         shown = asked if len(asked) else np.zeros(1, dtype=np.int64)  # a vocabulary is never empty: ask for one, drop all
         model.set_vocabulary(Vocabulary(tuple(dataset.vocabulary[int(k)] for k in shown)), prompt=dataset.prompt)
-        self._tell("the image's own descriptions", changing=("classes", "chunks"))
+        self._tell("the image's own descriptions", changing=("classes", "vocabulary_sha256", "chunks"))
         outputs = self.runner.model.test_step(data_batch)
         if not len(asked):
             _without_detections(outputs)
@@ -100,7 +100,7 @@ class CaptionTestLoop(OwnQuestionTestLoop):
             self._model().ask([prompt], vocabulary)
         except ValueError as error:
             raise ValueError(f"image {target.image_id} ({target.file_name}): {error}") from None
-        self._tell("the phrases of the image's caption", changing=("classes", "chunks", "classes_per_chunk"))
+        self._tell("the phrases of the image's caption", changing=("classes", "vocabulary_sha256", "chunks", "classes_per_chunk"))
         outputs = self.runner.model.test_step(data_batch)
         if not len(phrases):
             _without_detections(outputs)

@@ -95,7 +95,8 @@ class OpenVocabModel(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """Return what a number measured with this model depends on: stored and printed with every result."""
-        return {"classes": len(self.vocabulary) if self.vocabulary else 0, "prompt": self.prompt}
+        known = {"vocabulary_sha256": self.vocabulary.fingerprint()} if self.vocabulary else {}
+        return {"classes": len(self.vocabulary) if self.vocabulary else 0, **known, "prompt": self.prompt}
 
     def forward(self, images: Tensor, targets: Sequence[ImageTarget] | None = None, mode: str = "tensor") -> Any:
         """Run in MMEngine's mode: "loss", "predict" (a list of mmdet's DetDataSample or mmseg's SegDataSample), or "tensor" (image features)."""

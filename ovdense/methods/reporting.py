@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ovdense.evaluation.base import NOT_STATED
+from ovdense.evaluation.protocol import merged, software, weights_fingerprint
 from ovdense.evaluation.report import format_table, write_json, write_predictions, write_report
 from ovdense.registry import HOOKS, METRICS
 from ovdense.structures import Results
@@ -35,24 +37,35 @@ def _masks(found: Any) -> Tensor | None:
 class ReportHook(Hook):
     """After each evaluation, print a table of the numbers and their protocol, and write them to val_metrics.json or test_metrics.json.
 
-    The files lie in the run's work_dir; `also` names another file for the test's numbers.
+    The files lie in the run's work_dir; `also` names another file for the test's numbers. The protocol is what the metrics and the model
+    say, and the run's: config, weights (a fingerprint of what is tested, after hooks that swap weights), iteration, seed, precision, device,
+    versions. `per_class` prints the numbers of each class as well.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, also: str | None = None) -> None:
-        self.also = also
+    def __init__(self, also: str | None = None, per_class: bool = False) -> None:
+        self.also, self.per_class = also, per_class
+        self._run: dict[str, Any] = {}
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._run = _run_protocol(runner) | {"iteration": runner.iter}
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._run = _run_protocol(runner) | {"weights_sha256": weights_fingerprint(model.state_dict())}
 
     def _report(self, runner: Runner, loop: Any, metrics: dict[str, float] | None, files: Sequence[Path]) -> None:
         if not metrics or not is_main_process():
             return
-        protocol: dict[str, Any] = {}
         per_class: dict[str, Any] = {}
         for metric in loop.evaluator.metrics:
-            protocol |= getattr(metric, "protocol", {})
-            per_class |= getattr(metric, "per_class", {}) or getattr(metric, "per_class_ap", {})
-        protocol = {k: v for k, v in protocol.items() if v != NOT_STATED}  # the model has stated it under its own name
-        runner.logger.info("\n" + format_table(metrics, protocol))
+            for name, values in (getattr(metric, "per_class", {}) or getattr(metric, "per_class_ap", {})).items():
+                of_metric = values if isinstance(values, dict) else {"AP": values}
+                per_class.setdefault(name, {}).update(of_metric)
+        stated = [(str(metric.prefix or type(metric).__name__), metric.protocol) for metric in loop.evaluator.metrics if hasattr(metric, "protocol")]
+        protocol = merged(stated) | self._run | software()
+        runner.logger.info("\n" + format_table(metrics, protocol, per_class=per_class if self.per_class else None))
         for file in files:
             write_report(file, metrics, protocol, per_class or None)
 
@@ -62,6 +75,13 @@ class ReportHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         files = [Path(runner.work_dir) / "test_metrics.json"] + ([Path(self.also)] if self.also else [])
         self._report(runner, runner.test_loop, metrics, files)
+
+
+def _run_protocol(runner: Runner) -> dict[str, Any]:
+    """Return what the run itself adds to a number."""
+    name = getattr(runner.cfg, "filename", None)
+    mixed = bool((runner.cfg.get("test_cfg") or {}).get("fp16"))
+    return {"config": Path(name).name if name else "none", "seed": runner.seed, "mixed_precision": mixed, "device": get_device()}
 
 
 @METRICS.register_module()

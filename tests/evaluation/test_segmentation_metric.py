@@ -213,7 +213,7 @@ def test_semantic__protocol_has_what_the_number_depends_on():
     metric.evaluate(1)
     p = metric.protocol
     assert (p["classes"], p["background"], p["ignore_index"], p["templates"], p["prompt"], p["split_file"]) == (2, "not averaged", 255, 80, "names", "val")
-    assert len(p["vocabulary_sha256"]) == 16 and p["classes_with_truth"] == 2
+    assert len(p["class_names_sha256"]) == 16 and p["classes_with_truth"] == 2
 
 
 def test_confusion__empty_and_all_ignored():
