@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -232,10 +233,13 @@ def test_train__two_gloo_processes(run, tmp_path):
 
 @pytest.mark.parametrize("script", [*sorted(f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")), "demo/image_demo.py"])
 def test_help__names_every_flag(script, capsys):
+    source = (ROOT / script).read_text(encoding="utf8")
     with pytest.raises(SystemExit) as exit_info:
         load_script(script).parse_args(["--help"])
     assert exit_info.value.code == 0
-    assert ("RESULT.json" if script == "tools/results_table.py" else "config") in capsys.readouterr().out
+    told = capsys.readouterr().out
+    flags = re.findall(r'\bparser\.add_argument\(\s*"(-{0,2}[a-z][a-z-]*)"', source)
+    assert flags and all(flag in told for flag in flags)
 
 
 @pytest.mark.parametrize(
