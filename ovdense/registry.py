@@ -69,6 +69,7 @@ TRANSFORMS = Registry(
         "ovdense.data.description_queries",
         "ovdense.data.grounding_queries",
         "ovdense.data.hard_negative_transform",
+        "ovdense.data.size_crops",
         "ovdense.data.false_sentences",
     ],
 )
@@ -86,6 +87,7 @@ METRICS = Registry(
         "ovdense.evaluation.d3",
         "ovdense.evaluation.grounding",
         "ovdense.evaluation.referring",
+        "ovdense.evaluation.phrase_masks",
         "ovdense.evaluation.phrase_cut",
         "ovdense.methods.reporting",
     ],

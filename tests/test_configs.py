@@ -30,7 +30,9 @@ def unknown_keys(node: dict) -> set[str]:
     parameters = inspect.signature(kind.__init__).parameters
     if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
         return set()
-    handled = {"type", "priority"} | ({"constructor", "paramwise_cfg"} if "optimizer" in parameters else set())  # read by the wrapper's constructor
+    handled = {"type", "priority", "convert_to_iter_based"}  # read before the class is made
+    if "optimizer" in parameters:
+        handled |= {"constructor", "paramwise_cfg"}
     return set(node) - handled - set(parameters)
 
 

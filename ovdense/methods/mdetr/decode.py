@@ -26,8 +26,11 @@ def phrase_scores(logit_QT: Tensor, tokens_PL: Tensor, how: str = "sum") -> Tens
     """Return (..., Q, P) in 0..1: how surely a slot speaks of a phrase. `tokens_PL` bool; a phrase without tokens scores 0.
 
     "sum": the probability of all its tokens, what the paper's target (1 shared among a phrase's tokens) makes of them; "max": of its
-    best token (the release's rule for Flickr30k; lower, the longer a phrase).
+    best token (the release's rule for Flickr30k; lower, the longer a phrase); "object": of any object at all, whatever the phrase (the release's
+    rule for referring expressions, where the caption is about one thing).
     """
+    if how == "object":
+        return object_scores(logit_QT)[..., None] * tokens_PL.any(1)
     prob = logit_QT.float().softmax(-1)
     length = min(tokens_PL.shape[1], prob.shape[-1] - (how == "sum"))  # a token in the last column: as published with "max"
     prob, tokens = prob[..., :length], tokens_PL[:, :length]
@@ -38,7 +41,7 @@ def phrase_scores(logit_QT: Tensor, tokens_PL: Tensor, how: str = "sum") -> Tens
         for token in tokens.any(0).nonzero()[:, 0].tolist():
             scores = torch.where(tokens[:, token], torch.maximum(scores, prob[..., token, None]), scores)
         return scores
-    raise ValueError(f'how must be "sum" or "max", got {how!r}')
+    raise ValueError(f'how must be "sum", "max" or "object", got {how!r}')
 
 
 def referring_order(scores_Q: Tensor, boxes_Q4: Tensor) -> Tensor:

@@ -46,6 +46,13 @@ class MdetrSchedule(_ParamScheduler):
         self.total, self.drop, self.warmup, self.published_first_step = total, drop, round(warmup * total), published_first_step
         super().__init__(optimizer, "lr", begin=begin, end=end, last_step=last_step, by_epoch=False, verbose=verbose)
 
+    @classmethod
+    def build_iter_from_epoch(
+        cls, *args: Any, total: int, drop: int, epoch_length: int, by_epoch: bool = True, end: int | None = None, **kwargs: Any
+    ) -> "MdetrSchedule":
+        """Return the schedule with `total` and `drop` in epochs of `epoch_length` steps (`convert_to_iter_based` in a config)."""
+        return cls(*args, total=total * epoch_length, drop=drop * epoch_length, by_epoch=False, **kwargs)
+
     def factors(self, step: int) -> tuple[float, float]:
         """Return what base and text rates are multiplied by at a step (from 0)."""
         if self.published_first_step:

@@ -70,7 +70,7 @@ def test_phrase_scores__sum_is_the_probability_of_the_phrase_and_none_without_to
     tokens = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
     assert phrase_scores(logit, tokens)[0].tolist() == pytest.approx([0.5, 0.1, 0.0])
     assert phrase_scores(logit, tokens, "max")[0].tolist() == pytest.approx([0.3, 0.1, 0.0])
-    with pytest.raises(ValueError, match='"sum" or "max"'):
+    with pytest.raises(ValueError, match='"sum", "max" or "object"'):
         phrase_scores(logit, tokens, "mean")
 
 
