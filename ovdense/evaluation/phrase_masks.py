@@ -28,8 +28,9 @@ class PhraseMaskMetric(DetectionMetric):
     """Masks of phrases in percent: "phrase_masks/mIoU" (mean over phrases), "cIoU" (all pixels together), "P@0.5", "P@0.7", "P@0.9" (IoU above it).
 
     Label k of an image is phrase k of its caption, as `PhraseGroundingDetection` and `CaptionTestLoop` have them; the mask of the highest
-    score answers it; the truth is the union of the `segmentation` of all its annotations in `ann_file` (MDETR's form). PhraseCut, where an image has one phrase and
-    all answers above a score count, is `PhraseCutMetric`. Other arguments: see `DetectionMetric`.
+    score answers it; the truth is the union of the `segmentation` of all its annotations in `ann_file` (MDETR's form).
+    PhraseCut, where an image has one phrase and
+    all answers above a score count, is for `PhraseCutMetric`. Other arguments: see `DetectionMetric`.
     """
 
     default_prefix = "phrase_masks"
