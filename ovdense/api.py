@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image, ImageOps
 
-from ovdense.compat.images import read_upright
+from ovdense.compat.images import read_upright, to_rgb
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
@@ -113,7 +113,7 @@ def load_image(image: ImageLike) -> np.ndarray:
             raise ValueError(f"an image array must be uint8 of shape (H, W, 3), RGB, got {image.dtype} {image.shape}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return to_rgb(ImageOps.exif_transpose(image))
     return read_upright(image)
 
 

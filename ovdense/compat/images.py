@@ -23,7 +23,16 @@ def decode_upright(content: bytes, path: str | Path) -> np.ndarray:
     """Return the image that a file's `content` holds, as `read_upright`; `path` is for the message of the ValueError."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(picture))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         said = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{path} cannot be read as an image: {said}") from None
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB; 16 bits a pixel are scaled to 8 (Pillow's own conversion would cut them off at 255)."""
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture).astype(np.int64)
+        if grey.max(initial=0) > 255:
+            return np.repeat((grey.clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(picture.convert("RGB"))

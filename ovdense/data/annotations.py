@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.data.entry_checks import check_annotations, check_categories, check_images
 from ovdense.data.masks import encode_segmentation
 from ovdense.structures import ClassEntry
 from ovdense.text.vocabulary import category_entry, plain
@@ -80,9 +81,10 @@ def _entries(content: object, key: str, path: Path, required: Sequence[str]) -> 
 def _unique_ids(entries: list[dict], key: str, path: Path) -> np.ndarray:
     seen: set = set()
     for entry in entries:
-        if not isinstance(entry["id"], int) or entry["id"] in seen:
-            what = "is there twice" if entry["id"] in seen else "must be an integer"
-            raise ValueError(f"{path}: {key}: id {entry['id']!r} {what}; the ids of {key} must be unique integers")
+        number = isinstance(entry["id"], int) and not isinstance(entry["id"], bool) and abs(entry["id"]) < 2**63
+        if not number or entry["id"] in seen:
+            what = "is there twice" if number else "must be an integer"
+            raise ValueError(f"{path}: {key}: id {repr(entry['id'])[:40]} {what}; the ids of {key} must be unique integers")
         seen.add(entry["id"])
     return np.array([e["id"] for e in entries], dtype=np.int64)
 
@@ -92,6 +94,7 @@ def _categories(content: object, path: Path) -> dict[int, ClassEntry]:
     if not raw:
         raise ValueError(f"{path}: must list at least one category, got none")
     ids = _unique_ids(raw, "categories", path)
+    check_categories(raw, path)
     names: dict[str, int] = {}
     for category in raw:
         if category["name"] in names:
@@ -137,8 +140,8 @@ def _xywh(annotations: list[dict], path: Path) -> np.ndarray:
         pass
     for a in annotations:
         box = a["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-            raise ValueError(f"{path}: annotation {a['id']}: bbox must be four numbers (x, y, width, height), got {box!r}")
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box):
+            raise ValueError(f"{path}: annotation {str(a['id'])[:40]}: bbox must be four numbers (x, y, width, height), got {str(box)[:80]}")
     return np.zeros((0, 4))
 
 
@@ -153,24 +156,16 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise", with_masks: 
     image_ids = _unique_ids(images, "images", path)
     annotations = _entries(content, "annotations", path, ("id", "image_id", "category_id", "bbox", *(("segmentation",) if with_masks else ())))
     row = {int(i): n for n, i in enumerate(image_ids)}
-    for a in annotations:
-        if a["category_id"] not in categories:
-            raise ValueError(f"{path}: annotation {a['id']}: category_id {a['category_id']!r} is not among the {len(categories)} categories of the file")
-        if a["image_id"] not in row:
-            raise ValueError(f"{path}: annotation {a['id']}: image_id {a['image_id']!r} is not among the {len(images)} images of the file")
+    check_images(images, categories, path)
+    check_annotations(annotations, row, categories, path)
     xywh = _xywh(annotations, path)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     good = check_boxes(boxes, [f"annotation {a['id']}" for a in annotations], path, invalid_boxes)
     image_row = np.array([row[a["image_id"]] for a in annotations], dtype=np.int64)
     order = np.argsort(image_row, kind="stable")
     order = order[good[order]]
-    lists = {}
-    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-        for image in images:
-            unknown = [c for c in image.get(key, ()) if c not in categories]
-            if unknown:
-                raise ValueError(f"{path}: image {image['id']}: {key} names the unknown category {unknown[0]!r}")
-        lists[key] = tuple(np.array(image.get(key, ()), dtype=np.int64) for image in images)
+    keys = ("neg_category_ids", "not_exhaustive_category_ids")
+    lists = {key: tuple(np.array(image.get(key, ()), dtype=np.int64) for image in images) for key in keys}
     return AnnotationTable(
         path=path,
         categories=categories,
@@ -192,16 +187,19 @@ def _segmentations(annotations: Sequence[dict], images: Sequence[dict], row: dic
     counts = np.empty(len(annotations), dtype=object)
     for n, a in enumerate(annotations):
         image = images[row[a["image_id"]]]
-        counts[n] = encode_segmentation(a["segmentation"], (image["height"], image["width"]), f"{path}: annotation {a['id']}")
+        counts[n] = encode_segmentation(a["segmentation"], (image["height"], image["width"]), f"{path}: annotation {str(a['id'])[:40]}")
     return counts
 
 
 def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where: str) -> list[float]:
     try:
-        return [float(node.findtext(f)) for f in fields]
+        numbers = [float(node.findtext(f)) for f in fields]
+        if np.isfinite(numbers).all():
+            return numbers
     except (AttributeError, TypeError, ValueError):
-        got = None if node is None else {child.tag: child.text for child in node}
-        raise ValueError(f"{where}: must hold the numbers {', '.join(fields)}, got {got}") from None
+        pass
+    got = None if node is None else {child.tag: child.text for child in node}
+    raise ValueError(f"{where}: must hold the numbers {', '.join(fields)}, got {str(got)[:200]}")
 
 
 def _read_xml(path: Path, split_file: Path) -> ElementTree.Element:

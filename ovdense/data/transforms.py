@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from ovdense.compat.images import to_rgb
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import ImageTarget
 
@@ -48,7 +49,7 @@ def read_image(path: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return to_rgb(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
