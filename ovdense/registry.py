@@ -39,6 +39,8 @@ MODELS = Registry(
         "ovdense.methods.desco.folded",
         "ovdense.methods.denseclip.model",
         "ovdense.methods.denseclip.decoders",
+        "ovdense.methods.denseclip.open_decoder",
+        "ovdense.methods.denseclip.backbones",
         "ovdense.methods.dual_encoder",
         "ovdense.methods.maskclip",
         "ovdense.methods.reco.model",

@@ -33,7 +33,8 @@ def _build(library: str, cfg: dict) -> nn.Module:
         part = MODELS.build(ConfigDict(cfg))
         logger.setLevel("WARNING")  # mmengine prints a line a parameter
         try:
-            part.init_weights()
+            if not any(p.is_meta for p in part.parameters()):
+                part.init_weights()
         finally:
             logger.setLevel(level)
     return part

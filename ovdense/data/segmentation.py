@@ -20,6 +20,7 @@ from ovdense.data.masks import paint
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import IGNORE_LABEL, ClassEntry, Vocabulary
+from ovdense.text.class_maps import class_map_names, load_class_map
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
 
 BACKGROUND = ClassEntry(name="background", is_background=True)
@@ -47,7 +48,7 @@ class SemanticDataset(Dataset):
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
         self.image_folder = image_folder
         self._paths, self._names, self._ids = tuple(paths)[:first], tuple(names)[:first], image_ids(names)[:first]
-        self.vocabulary = _as_vocabulary(vocabulary, data_root) or Vocabulary(tuple(known.values()))
+        self.vocabulary = _as_vocabulary(vocabulary, data_root) or Vocabulary(tuple({entry.name: entry for entry in known.values()}.values()))
         self._class_of_value = _class_of_value(self.vocabulary, known, self.dataset_name)
         if description_file is not None:
             self.vocabulary = with_descriptions(self.vocabulary, _found(description_file, data_root))
@@ -129,9 +130,13 @@ def read_values(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
 def known_classes(classes: Mapping[int, str] | str | Path | Sequence[str], first_value: int, data_root: str | None) -> dict[int, ClassEntry]:
     """Return what each pixel value stands for.
 
-    `classes`: {value: name}, a JSON file of it ({"1": "person", ...}), or what `load_vocabulary` reads, whose classes have the values
-    `first_value`, `first_value` + 1, ...
+    `classes`: {value: name}, a JSON file of it ({"1": "person", ...}), a built-in class map of pixel values ("ade150_png",
+    "coco_stuff171_png", ...: `text/class_maps`), or what `load_vocabulary` reads, whose classes have the values `first_value`,
+    `first_value` + 1, ...
     """
+    if isinstance(classes, str) and classes in class_map_names():
+        table, target = load_class_map(classes).table, load_class_map(classes).target
+        return {value: target[k] for k, value in sorted((int(k), value) for value, k in enumerate(table.tolist()) if 0 <= k < len(target))}
     if isinstance(classes, (str, Path)):
         path = Path(_found(classes, data_root))
         content = json.loads(path.read_text(encoding="utf8")) if path.suffix == ".json" and path.is_file() else None
@@ -152,17 +157,18 @@ def known_classes(classes: Mapping[int, str] | str | Path | Sequence[str], first
 
 def _class_of_value(vocabulary: Vocabulary, known: Mapping[int, ClassEntry], dataset: str) -> np.ndarray:
     """Return (256,) uint8: the class of each pixel value, IGNORE_LABEL for values of no asked class."""
-    value_of = {entry.name: value for value, entry in known.items()}
-    unknown = [n for n in vocabulary.names if n not in value_of]
+    names = list(dict.fromkeys(entry.name for entry in known.values()))
+    unknown = [n for n in vocabulary.names if n not in names]
     if unknown:
-        listed = "; ".join(f"{n!r}{near(n, list(value_of))}" for n in unknown[:5])
-        raise ValueError(f"{dataset}: every class of the vocabulary must be one of the {len(known)} of the label files, but {len(unknown)} are not: {listed}; "
+        listed = "; ".join(f"{n!r}{near(n, names)}" for n in unknown[:5])
+        raise ValueError(f"{dataset}: every class of the vocabulary must be one of the {len(names)} of the label files, but {len(unknown)} are not: {listed}; "
                          "write the names as the data set does")
     if len(vocabulary) > IGNORE_LABEL:
         raise ValueError(f"a label map holds at most {IGNORE_LABEL} classes, got {len(vocabulary)}")
     table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    for k, name in enumerate(vocabulary.names):
-        table[value_of[name]] = k
+    asked = {name: k for k, name in enumerate(vocabulary.names)}
+    for value, entry in known.items():  # several values may stand for one class
+        table[value] = asked.get(entry.name, IGNORE_LABEL)
     return table
 
 

@@ -47,10 +47,18 @@ class RowEmbeddingHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learn_temperature)
         self.pool, self.activation = pool, activation
 
-    def forward(self, feat_BCHW: Tensor, bank: ClassBank) -> ScoreMaps:
+    def forward(self, feat_BCHW: Tensor, bank: ClassBank | Tensor) -> ScoreMaps:
+        """Return logits of every class at every pixel.
+
+        Instead of a bank, (B, K, D) vectors: one row a class of each image's own, of any length (text that the image has changed).
+        """
         feat = feat_BCHW if self.projection is None else self.projection(feat_BCHW)
-        if feat.shape[1] != bank.rows_MD.shape[1]:
-            raise ValueError(f"features of width {feat.shape[1]} cannot be compared with rows of width {bank.rows_MD.shape[1]}; give in_width and row_width")
+        width = bank.shape[2] if isinstance(bank, Tensor) else bank.rows_MD.shape[1]
+        if feat.shape[1] != width:
+            raise ValueError(f"features of width {feat.shape[1]} cannot be compared with rows of width {width}; give in_width and row_width")
+        if isinstance(bank, Tensor):
+            cosine = torch.einsum("bdhw,bkd->bkhw", F.normalize(feat, dim=1), F.normalize(bank, dim=2).to(feat))
+            return ScoreMaps(logit_BKHW=cosine / self.log_temperature.exp(), activation=self.activation)
         unit = F.normalize(feat, dim=1).permute(0, 2, 3, 1)
         logit = pool_rows(row_logits(unit, bank, self.log_temperature.exp()), bank, self.pool)
         return ScoreMaps(logit_BKHW=logit.permute(0, 3, 1, 2), activation=self.activation)

@@ -15,7 +15,7 @@ def _model(runner: Runner) -> Any:
 
 @HOOKS.register_module()
 class VocabularyHook(Hook):
-    """Give the model the classes (and the prompt form) of the data set that it is about to be tested on.
+    """Give the model the classes (and the prompt form) of the data set that it is about to be tested, or trained, on.
 
     The protocol (chunks, prompt, detections an image) goes to every metric, to be stored beside its numbers. Runs after
     hooks that swap weights (EMA), since it has the text encoded.
@@ -29,6 +29,12 @@ class VocabularyHook(Hook):
         model.set_vocabulary(dataset.vocabulary, prompt=dataset.prompt)
         for metric in loop.evaluator.metrics:
             metric.conditions = model.protocol()
+
+    def before_train(self, runner: Runner) -> None:
+        """Give a model that is trained on a vocabulary the training data's classes."""
+        model, dataset = _model(runner), runner.train_loop.dataloader.dataset
+        if hasattr(model, "train_on"):
+            model.train_on(dataset.vocabulary, prompt=dataset.prompt)
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._set(runner, runner.val_loop)

@@ -3,7 +3,7 @@
 A sequence is [start, contexts, name, end]. The tower is causal, so the states of start and contexts are the same for every
 name: they are computed once, and only the names' own tokens once a name. B sets of contexts, K names, N contexts, L tokens.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,16 @@ def _causal_block(block: nn.Module, shared_BPD: Tensor, own_BKLD: Tensor) -> tup
     return out_shared, joined(own_BKLD, mixed)
 
 
-def load_clip_text(text: nn.Module, weights: str | Path) -> None:
-    """Load OpenAI's weights into an open_clip text tower; a table of positions that is longer than the tower's is cut.
-
-    `weights`: OpenAI's TorchScript archive, or a state dict of the whole model or of the text tower.
-    """
+def clip_text_state(state: Mapping[str, Tensor], text: nn.Module) -> dict[str, Tensor]:
+    """Return the text tower's part of CLIP's weights, float32; a table of positions that is longer than the one of `text` is cut."""
     wanted = text.state_dict()
-    state = {name: value.float() for name, value in read_state_dict(weights).items() if name in wanted}
+    found = {name: value.float() for name, value in state.items() if name in wanted}
     table = "positional_embedding"
-    if table in state and len(state[table]) > len(wanted[table]):
-        state[table] = state[table][: len(wanted[table])]
-    load_checked(text, state, str(weights))
+    if table in found and len(found[table]) > len(wanted[table]):
+        found[table] = found[table][: len(wanted[table])]
+    return found
+
+
+def load_clip_text(text: nn.Module, weights: str | Path) -> None:
+    """Load OpenAI's weights (their TorchScript archive, or a state dict of the whole model or of the text tower) into an open_clip text tower."""
+    load_checked(text, clip_text_state(read_state_dict(weights), text), str(weights))

@@ -3,7 +3,7 @@
 open_clip builds them and owns their parameters (under `net.`, named as OpenAI's); here is what it lacks: the attention pool
 at every place, tables of positions for any image size, a pyramid for the ViT. QuickGELU, as OpenAI's weights want it.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,17 @@ def dense_attention_pool(pool: nn.Module, x_BCHW: Tensor, positions: FitPosition
     return out_BND[:, 0], out_BND[:, 1:].transpose(1, 2).unflatten(2, (height, width))
 
 
+def new_attention_pool(table_size: int, width: int, heads: int, embed_width: int) -> nn.Module:
+    """Return open_clip's attention pool with fresh weights, for a map of `width` channels; read it with `dense_attention_pool`."""
+    from open_clip.modified_resnet import AttentionPool2d
+
+    pool = AttentionPool2d(table_size, width, heads, embed_width)
+    for linear in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+        nn.init.normal_(linear.weight, std=width**-0.5)
+        nn.init.zeros_(linear.bias)
+    return pool
+
+
 @MODELS.register_module()
 class ClipResNet(nn.Module):
     """CLIP's ResNet: maps of stride 4 to 32, and its attention pool at every place of the last (stride 32).
@@ -63,7 +74,7 @@ class ClipResNet(nn.Module):
         if not pool:
             self.net.attnpool = None
         if weights is not None:
-            load_clip_tower(self.net, weights, table="attnpool.positional_embedding")
+            load_clip_tower(self.net, weights)
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the maps of stride 4, 8, 16, 32 of images normalised with `mean` and `std`."""
@@ -114,10 +125,10 @@ class ClipVit(nn.Module):
         self.out_blocks, self.class_token_twice = tuple(out_blocks), class_token_twice
         if not embeddings:
             self.net.ln_post, self.net.proj = None, None
-        self.drop_paths = nn.ModuleList(DropPath(rate) for rate in torch.linspace(0, drop_path_rate, layers).tolist())
+        self.drop_paths = nn.ModuleList(DropPath(drop_path_rate * i / max(layers - 1, 1)) for i in range(layers))
         self.pyramid = nn.ModuleList(_scale(width, patch_size, stride) for stride in self.strides)
         if weights is not None:
-            load_clip_tower(self.net, weights, table="positional_embedding")
+            load_clip_tower(self.net, weights)
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the maps of stride 4, 8, 16, 32 of images normalised with `mean` and `std`."""
@@ -166,17 +177,22 @@ def _scale(width: int, patch_size: int, stride: int) -> nn.Module:
     raise ValueError(f"patch_size must be 8 or 16 for a pyramid of strides 4 to 32, got {patch_size}")
 
 
-def load_clip_tower(net: nn.Module, weights: str | Path, *, table: str) -> None:
-    """Load OpenAI's weights into an open_clip image tower; the positions called `table` are interpolated to the tower's.
+def clip_tower_state(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Return the image tower's part of CLIP's weights, float32, the table of positions interpolated to the one of `net`."""
+    if any(name.startswith("visual.") for name in state):
+        state = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
+    own, found = net.state_dict(), {name: value.float() for name, value in state.items()}
+    for table in ("attnpool.positional_embedding", "positional_embedding"):
+        if table in own and table in found:
+            side = round((len(own[table]) - 1) ** 0.5)
+            found[table] = fit_positions(found[table], (side, side))
+    return found
+
+
+def load_clip_tower(net: nn.Module, weights: str | Path) -> None:
+    """Load OpenAI's weights into an open_clip image tower.
 
     `weights`: OpenAI's TorchScript archive, or a state dict of the whole model or of the image tower. What the tower lacks
     (a pool that was left out) is printed; what the file lacks is a ValueError.
     """
-    state = read_state_dict(weights)
-    if any(name.startswith("visual.") for name in state):
-        state = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
-    own = net.state_dict()
-    if table in own and table in state:
-        side = round((len(own[table]) - 1) ** 0.5)
-        state[table] = fit_positions(state[table].float(), (side, side))
-    load_checked(net, {name: value.float() for name, value in state.items()}, str(weights))
+    load_checked(net, clip_tower_state(read_state_dict(weights), net), str(weights))

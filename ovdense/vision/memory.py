@@ -1,8 +1,9 @@
-"""A frozen backbone that remembers: the features of an image that comes back in training are not computed twice.
+"""A frozen encoder that remembers: what an image that comes back in training gave is not computed twice.
 
 Worth it where few images are seen for many epochs on a slow machine, with augmentations that repeat (a flip).
 """
 import hashlib
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.registry import build_from_cfg
@@ -15,15 +16,61 @@ from ovdense.structures import FeatureMap
 _GIB = 2**30
 
 
+class ImageMemory:
+    """Up to `max_gib` GiB of what an `encoder` gave for images, in the machine's memory; when it is full, what came first stays.
+
+    The key is the content of the normalised image and its size, so nothing else has to be known about it. Everything is
+    computed image by image and rounded to float16, remembered or not: a run that starts with an empty memory (after a
+    resume) sees the same numbers. `on_disk` keeps it in the cache folder as well (`compat.feature_files`), under a hash of the
+    encoder's weights and `about`: another run reads it.
+    """
+
+    def __init__(self, encoder: nn.Module, *, max_gib: float = 2.0, on_disk: bool = False, about: str = "") -> None:
+        self.max_gib, self.on_disk, self.about = max_gib, on_disk, about
+        self._encoder = (encoder,)  # not a part of this module
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything: the encoder has other weights now."""
+        self.kept: dict[bytes, list[Tensor]] = {}
+        self._room, self._files = int(self.max_gib * _GIB), None
+
+    @torch.no_grad()
+    def recall(self, images_BCHW: Tensor, compute: Callable[[Tensor], Sequence[Tensor]]) -> list[Tensor]:
+        """Return the tensors that `compute` gives for each image (1, C, H, W), stacked over the batch."""
+        rows = [self._of_image(image, compute) for image in images_BCHW]
+        return [torch.stack([tensor.to(images_BCHW) for tensor in column]) for column in zip(*rows)]
+
+    def _of_image(self, image: Tensor, compute: Callable[[Tensor], Sequence[Tensor]]) -> list[Tensor]:
+        content = image.detach().cpu().contiguous()
+        key = hashlib.sha1(repr(tuple(content.shape)).encode() + content.numpy().tobytes(), usedforsecurity=False).digest()
+        if key not in self.kept:
+            found = self._disk().get(key) if self.on_disk else None
+            if found is None:
+                with torch.autocast(image.device.type, enabled=False):
+                    found = [tensor[0].half().cpu().contiguous() for tensor in compute(image[None].float())]
+                if self.on_disk:
+                    self._disk().put(key, found)
+            size = sum(f.nbytes for f in found)
+            if size > self._room:
+                return found
+            self._room -= size
+            self.kept[key] = found
+        return self.kept[key]
+
+    def _disk(self) -> FeatureFiles:
+        if self._files is None:
+            encoder = self._encoder[0]
+            digest = hashlib.sha256(f"{type(encoder).__name__} {self.about}".encode())
+            for name, value in encoder.state_dict().items():
+                digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            self._files = FeatureFiles(digest.hexdigest())
+        return self._files
+
+
 @MODELS.register_module()
 class RememberingBackbone(nn.Module):
-    """Wrap a wholly frozen `backbone`; in training, keep up to `max_gib` GiB of its features in the machine's memory.
-
-    The key is the content of the normalised image and its size, so nothing else has to be known about it. Features are
-    computed image by image and rounded to float16, remembered or not: a run that starts with an empty memory (after a
-    resume) sees the same numbers. When the memory is full, what came first stays. Test time passes through.
-    `on_disk` keeps them in the cache folder as well (`compat.feature_files`), under a hash of the weights: another run reads them.
-    """
+    """Wrap a wholly frozen `backbone`; in training, its features are kept (`ImageMemory`: `max_gib`, `on_disk`). Test time passes through."""
 
     def __init__(self, backbone: dict | nn.Module, *, max_gib: float = 2.0, on_disk: bool = False) -> None:
         super().__init__()
@@ -35,48 +82,16 @@ class RememberingBackbone(nn.Module):
             )
         self.channels, self.strides = self.backbone.channels, self.backbone.strides
         self.mean, self.std = self.backbone.mean, self.backbone.std
-        self._room = int(max_gib * _GIB)
-        self._features: dict[bytes, list[Tensor]] = {}
-        self._max_bytes = self._room
-        self._on_disk, self._files = on_disk, None
+        self.memory = ImageMemory(self.backbone, max_gib=max_gib, on_disk=on_disk, about=str(self.strides))
         self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
 
     def forget(self) -> None:
         """Drop all features: the backbone has other weights now."""
-        self._features, self._room, self._files = {}, self._max_bytes, None
-
-    def _disk(self) -> FeatureFiles:
-        if self._files is None:
-            digest = hashlib.sha256(repr((type(self.backbone).__name__, self.strides)).encode())
-            for name, value in self.backbone.state_dict().items():
-                digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-            self._files = FeatureFiles(digest.hexdigest())
-        return self._files
+        self.memory.forget()
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the backbone's features of normalised images."""
         if not self.training:
             return self.backbone(images_BCHW)
-        rows = [self._recall(image) for image in images_BCHW]
-        return [FeatureMap(tensor_BCHW=torch.stack([f.to(images_BCHW) for f in level]), stride=s) for level, s in zip(zip(*rows), self.strides)]
-
-    @torch.no_grad()
-    def _recall(self, image: Tensor) -> list[Tensor]:
-        content = image.detach().cpu().contiguous()
-        key = hashlib.sha1(repr(tuple(content.shape)).encode() + content.numpy().tobytes(), usedforsecurity=False).digest()
-        if key not in self._features:
-            features = self._disk().get(key) if self._on_disk else None
-            if features is None:
-                features = self._compute(image)
-                if self._on_disk:
-                    self._disk().put(key, features)
-            size = sum(f.nbytes for f in features)
-            if size > self._room:
-                return features
-            self._room -= size
-            self._features[key] = features
-        return self._features[key]
-
-    def _compute(self, image: Tensor) -> list[Tensor]:
-        with torch.autocast(image.device.type, enabled=False):
-            return [f.tensor_BCHW[0].half().cpu().contiguous() for f in self.backbone(image[None].float())]
+        levels = self.memory.recall(images_BCHW, lambda image: [f.tensor_BCHW for f in self.backbone(image)])
+        return [FeatureMap(tensor_BCHW=level, stride=s) for level, s in zip(levels, self.strides)]

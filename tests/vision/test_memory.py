@@ -39,14 +39,14 @@ def test_memory__when_it_is_full_the_rest_is_computed():
     memory = RememberingBackbone(_backbone(), max_gib=6e-6).train()  # room for one image
     images = _images()
     out = memory(images)[0].tensor_BCHW
-    assert len(memory._features) == 1
+    assert len(memory.memory.kept) == 1
     assert torch.equal(out, memory(images)[0].tensor_BCHW)
 
 
 def test_memory__test_time_passes_through():
     memory = RememberingBackbone(_backbone()).eval()
     images = _images()
-    assert torch.equal(memory(images)[0].tensor_BCHW, memory.backbone(images)[0].tensor_BCHW) and not memory._features
+    assert torch.equal(memory(images)[0].tensor_BCHW, memory.backbone(images)[0].tensor_BCHW) and not memory.memory.kept
 
 
 def test_memory__a_trained_backbone_is_an_error():

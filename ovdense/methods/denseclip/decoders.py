@@ -56,15 +56,16 @@ class SemanticFpn(nn.Module):
     """The published segmenter's neck and head (mmseg's FPN and FPNHead), logits at the finest map's stride.
 
     `num_classes` K; the scores' K channels join the map of `score_stride` (None: no text, plain CLIP-FPN). Losses: cross entropy of
-    the logits, and `aux_weight` times that of the scores over tau, each over all pixels, ignored ones included.
+    the logits, and `aux_weight` times that of the scores over tau, each over all pixels, ignored ones included; `label_step` > 1: over one
+    pixel of every block of that side.
     """
 
     task, is_open = "semantic", False
 
     def __init__(self, num_classes: int, *, in_channels: Sequence[int], strides: Sequence[int] = (4, 8, 16, 32), score_stride: int | None = 32,
-                 channels: int = 256, head_channels: int = 256, dropout: float = 0.1, aux_weight: float = 0.4) -> None:
+                 channels: int = 256, head_channels: int = 256, dropout: float = 0.1, aux_weight: float = 0.4, label_step: int = 1) -> None:
         super().__init__()
-        self.num_classes, self.aux_weight = num_classes, aux_weight
+        self.num_classes, self.aux_weight, self.label_step = num_classes, aux_weight, label_step
         self.neck = seg_fpn(_channels(in_channels, strides, score_stride, num_classes), channels)
         self.head = seg_fpn_head(len(strides), strides, in_channels=channels, channels=head_channels, num_classes=num_classes, dropout=dropout)
 
@@ -74,9 +75,9 @@ class SemanticFpn(nn.Module):
 
     def losses(self, maps: Sequence[FeatureMap], pixels: PixelScores | None, label_BHW: Tensor) -> dict[str, Tensor]:
         """Return the losses for label maps at the input's size."""
-        losses = {"loss_ce": pixel_cross_entropy(self.logits(maps, pixels), label_BHW)}
+        losses = {"loss_ce": pixel_cross_entropy(self.logits(maps, pixels), label_BHW, step=self.label_step)}
         if pixels is not None and self.aux_weight:
-            losses["loss_aux_ce"] = self.aux_weight * pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW)
+            losses["loss_aux_ce"] = self.aux_weight * pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW, step=self.label_step)
         return losses
 
 

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from ovdense.heads.segment import label_maps, resized, slide
 from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.denseclip.backbones import PairedBackbone
 from ovdense.methods.denseclip.decoders import stacked_labels
 from ovdense.methods.denseclip.pixel_text import ClassText, PixelScores, PixelText
+from ovdense.methods.dual_encoder import DualEncoder
 from ovdense.registry import MODELS
 from ovdense.structures import IGNORE_LABEL, FeatureMap, ImageTarget, Results, ScoreMaps, Vocabulary
 from ovdense.text.vocabulary import load_vocabulary
@@ -47,6 +49,10 @@ class SegmentTest:
         return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
 
 
+_CLOSED = "this model's score maps are channels of its pyramid, so that it knows only"
+_OPEN = "ask for those, or train a model with OpenSemanticFpn, which takes any vocabulary"
+
+
 def _built(part: dict | nn.Module | None) -> nn.Module | None:
     return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
@@ -55,26 +61,32 @@ def _built(part: dict | nn.Module | None) -> nn.Module | None:
 class DenseClip(OpenVocabModel):
     """A segmenter or detector, by its `decoder` (`SemanticFpn`, `OpenSemanticFpn`, `RetinaNetDecoder`, `MaskRcnnDecoder`).
 
-    `backbone`: a tower with `dense` (`ClipResNet`, `ClipVit`, `PooledBackbone`, `PairedBackbone`), or without text any backbone.
-    `text_encoder`: `ClipContextEncoder`, or without contexts any encoder with `embed`; None: no language. `pixel_text`: arguments of
-    `PixelText`. `vocabulary`: the classes that it is trained on (names, a file, "ade150", ...); a decoder that is not open takes no
-    others. `test`: arguments of `SegmentTest`. `divisor`: sides of a batch are padded to multiples of it.
+    `backbone`: a tower with `dense` (`ClipResNet`, `ClipVit`, `PooledBackbone`), or without text any backbone. `text_encoder`:
+    `ClipContextEncoder`, or without contexts any encoder with `embed`; None: no language. A `DualEncoder` gives the text and the local
+    vectors, resized to the map of `score_stride`, and the backbone only its maps. `pixel_text`: arguments of `PixelText`.
+    `vocabulary`: the classes that it is trained on (names, a file, "ade150", ...); a decoder that is not open takes no others. None:
+    those of the training data, which `VocabularyHook` says. `test`: arguments of `SegmentTest`. `divisor`: sides of a batch are
+    padded to multiples of it.
     """
 
-    def __init__(self, *, backbone: dict | nn.Module, decoder: dict | nn.Module, vocabulary: str | Path | Sequence[str] | Vocabulary,
-                 text_encoder: dict | nn.Module | None = None, pixel_text: dict | None = None, test: dict | None = None, divisor: int = 32) -> None:
-        backbone = _built(backbone)
+    def __init__(self, *, backbone: dict | nn.Module, decoder: dict | nn.Module, text_encoder: dict | nn.Module | None = None,
+                 pixel_text: dict | None = None, score_stride: int = 32, vocabulary: str | Path | Sequence[str] | Vocabulary | None = None,
+                 test: dict | None = None, divisor: int = 32) -> None:
+        backbone, text_encoder = _built(backbone), _built(text_encoder)
+        if isinstance(text_encoder, DualEncoder):
+            backbone, text_encoder = PairedBackbone(backbone, text_encoder.image, stride=score_stride), text_encoder.text
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
-        self.backbone, self.text_encoder, self.decoder = backbone, _built(text_encoder), _built(decoder)
-        self.trained_on = load_vocabulary(vocabulary)
+        self.backbone, self.text_encoder, self.decoder = backbone, text_encoder, _built(decoder)
+        self.trained_on = None if vocabulary is None else load_vocabulary(vocabulary)
+        self.trained_prompt = "names"
         self.test = SegmentTest(**(test or {}))
         if self.text_encoder is not None:
             token_width = getattr(self.text_encoder, "width", None) if hasattr(self.text_encoder, "encode_names") else None
             self.pixel_text = PixelText(backbone.embed_width, **{"token_width": token_width, **(pixel_text or {})})
         elif pixel_text is not None or self.decoder.is_open:
             raise ValueError("pixel-text scores need a text encoder, got none; give one, or leave out pixel_text and take a decoder that is not open")
-        if not self.decoder.is_open and self.decoder.num_classes != len(self.trained_on):
-            raise ValueError(f"the decoder must have the {len(self.trained_on)} classes of the vocabulary, got num_classes={self.decoder.num_classes}")
+        if self.trained_on is not None:
+            self._check_count(self.trained_on)
         self._text: tuple[Any, ClassText] | None = None
         self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
 
@@ -88,13 +100,23 @@ class DenseClip(OpenVocabModel):
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on; a decoder that is not open takes only the names that it was trained on, in their order."""
-        if not self.decoder.is_open and vocabulary.names != self.trained_on.names:
-            other = next((f"class {k} is {a!r} for {b!r}" for k, (a, b) in enumerate(zip(vocabulary.names, self.trained_on.names)) if a != b), "")
-            raise ValueError(
-                f"this model's score maps are channels of its pyramid, so that it knows only the {len(self.trained_on)} classes it was trained on, got "
-                f"{len(vocabulary)} classes{', ' + other if other else ''}; ask for those, or train a model with OpenSemanticFpn, which takes any"
-            )
+        self._check_count(vocabulary)
+        if not self.decoder.is_open and self.trained_on is not None and vocabulary.names != self.trained_on.names:
+            k, asked, known = next((k, a, b) for k, (a, b) in enumerate(zip(vocabulary.names, self.trained_on.names)) if a != b)
+            raise ValueError(f"{_CLOSED} the classes it was trained on, in their order; class {k} is {asked!r} where it knows {known!r}; {_OPEN}")
         super().set_vocabulary(vocabulary, prompt)
+
+    def _check_count(self, vocabulary: Vocabulary) -> None:
+        if not self.decoder.is_open and self.decoder.num_classes != len(vocabulary):
+            raise ValueError(f"{_CLOSED} its {self.decoder.num_classes} classes, got {len(vocabulary)}; {_OPEN}")
+
+    def train_on(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        """Take the classes of the training data, whose labels are their indices; ValueError where the model was made for others."""
+        if self.trained_on is not None and self.trained_on.names != vocabulary.names:
+            raise ValueError(f"the model's vocabulary must be the training data's, got {self.trained_on.names[:5]}... and {vocabulary.names[:5]}...")
+        self._check_count(vocabulary)
+        self.trained_on, self.trained_prompt = vocabulary, prompt
+        self._forget()
 
     def protocol(self) -> dict[str, Any]:
         test, stated = self.test, super().protocol()
@@ -185,11 +207,10 @@ class DenseClip(OpenVocabModel):
     def _training_text(self) -> ClassText | None:
         if self.text_encoder is None:
             return None
-        key = "training"
+        if self.trained_on is None:
+            raise ValueError("the model must know the classes of its training data; give vocabulary=, call train_on(...), or have VocabularyHook in the run")
         if self.pixel_text.learns() and self.pixel_text.prompting != "pre":
-            return self.pixel_text.encode(self.text_encoder, self.trained_on)
-        if self._text is None or self._text[0] != key:  # nothing in it is learned: it stays
-            self._text = (key, self.pixel_text.encode(self.text_encoder, self.trained_on, self.training_prompt))
+            return self.pixel_text.encode(self.text_encoder, self.trained_on, self.trained_prompt)
+        if self._text is None or self._text[0] != "training":  # nothing in it is learned: it stays
+            self._text = ("training", self.pixel_text.encode(self.text_encoder, self.trained_on, self.trained_prompt))
         return self._text[1].to(self.device)
-
-    training_prompt = "names"

@@ -74,12 +74,13 @@ class PixelText(nn.Module):
     `prompting`: "post" changes the encoded classes by gamma * decoder(classes, image) (the release's way, Eq. 5); "pre" makes
     the contexts from the image by learned queries, so that text is encoded for each image (Eq. 4; not in the release);
     "none" leaves the text as it is. `num_contexts` 0: no contexts, which any encoder with `embed` serves (sentences are then
-    averaged over `templates`, for names). `embed_width`: width C; `token_width`: width D of the contexts. `decoder`: arguments of
+    averaged over `templates`, for names). `learn_background`: background classes share a learned vector instead of their name's,
+    since "background" says nothing. `embed_width`: width C; `token_width`: width D of the contexts. `decoder`: arguments of
     `ContextDecoder`.
     """
 
     def __init__(self, embed_width: int, *, token_width: int | None = None, prompting: Prompting = "post", num_contexts: int = 8, tau: float = 0.07,
-                 templates: str | Sequence[str] = "plain", decoder: dict | None = None) -> None:
+                 templates: str | Sequence[str] = "plain", learn_background: bool = False, decoder: dict | None = None) -> None:
         super().__init__()
         if prompting not in ("post", "pre", "none"):
             raise ValueError(f'prompting must be "post", "pre" or "none", got {prompting!r}')
@@ -93,6 +94,8 @@ class PixelText(nn.Module):
         if prompting != "none":
             widths = dict(query_width=token_width, out_width=token_width) if prompting == "pre" else {}
             self.context_decoder = ContextDecoder(embed_width, **widths, **(decoder or {}))
+        if learn_background:
+            self.background_C = nn.Parameter(nn.init.normal_(torch.empty(embed_width), std=embed_width**-0.5))
         if prompting == "post":
             self.gamma = nn.Parameter(torch.full((embed_width,), 1e-4))
 
@@ -121,6 +124,8 @@ class PixelText(nn.Module):
         """Return the cosines of the local vectors with the classes, as the image has changed them."""
         local_BCHW = dense.local.tensor_BCHW
         text_BKC = self._seen(encoder, dense, text)
+        if hasattr(self, "background_C"):
+            text_BKC = torch.where(text.background_K[:, None], self.background_C, text_BKC)
         score = torch.einsum("bchw,bkc->bkhw", F.normalize(local_BCHW, dim=1), F.normalize(text_BKC, dim=2))
         return PixelScores(score_BKHW=score, text_BKC=text_BKC, background_K=text.background_K, stride=dense.local.stride, tau=self.tau)
 

@@ -1,0 +1,56 @@
+"""DenseCLIP for any backbone on ADE20K: an ImageNet ResNet-50 with a learned attention pool, CLIP's text tower.
+
+Paper: arXiv 2112.01518, Sec. 3.4. Any convolutional network of timm by its name. To train, give weights: --cfg-options
+model.backbone.backbone.weights=FILE (timm's names) model.text_encoder.weights=FILE (OpenAI's RN50).
+Data: configs/_base_/ade20k.py. Train: torchrun --nproc-per-node 8 tools/train.py configs/denseclip_any_r50_ade20k.py --launcher pytorch --data-root data
+Test:  python tools/test.py configs/denseclip_any_r50_ade20k.py CHECKPOINT --data-root data
+"""
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.ade20k import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
+    from ._base_.default_runtime import (
+        custom_hooks,
+        default_hooks,
+        default_scope,
+        env_cfg,
+        load_from,
+        log_level,
+        log_processor,
+        randomness,
+        resume,
+        visualizer,
+    )
+    from ._base_.denseclip_seg_80k import (
+        auto_scale_lr,
+        find_unused_parameters,
+        optim_wrapper,
+        param_scheduler,
+        sync_bn,
+        test_cfg,
+        train_cfg,
+        val_cfg,
+    )
+
+from ovdense.methods.denseclip.backbones import PooledBackbone
+from ovdense.methods.denseclip.decoders import SemanticFpn
+from ovdense.methods.denseclip.model import DenseClip
+from ovdense.text.clip_context import ClipContextEncoder
+from ovdense.vision.backbones import TimmBackbone
+
+model = dict(
+    type=DenseClip,
+    backbone=dict(
+        type=PooledBackbone,
+        backbone=dict(type=TimmBackbone, name="resnet50", out_strides=(4, 8, 16, 32), weights=None, norm_eval=False),
+        embed_width=1024,
+        heads=32,
+        table_size=16,
+    ),
+    text_encoder=dict(type=ClipContextEncoder, embed_width=1024, context_length=77, weights=None),
+    pixel_text=dict(prompting="post", num_contexts=8, tau=0.07, decoder=dict(width=256, heads=4, num_layers=3, dropout=0.1)),
+    decoder=dict(type=SemanticFpn, num_classes=150, in_channels=(256, 512, 1024, 2048), score_stride=32, channels=256, head_channels=256, aux_weight=0.4),
+    vocabulary="ade150",
+    test=dict(crop=(512, 512), stride=(341, 341)),
+    divisor=1,
+)
