@@ -88,7 +88,7 @@ def test_config__model_builds(path):
 
     model = MODELS.build(Config.fromfile(str(path)).model)
     if not path.stem.startswith(TRAINING_FREE):
-        assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e5
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if "photos" in p.stem], ids=lambda p: p.stem)
@@ -99,7 +99,11 @@ def test_config__finds_its_photos_below_the_data_root(path, data_root, monkeypat
     cfg = Config.fromfile(str(path))
     for loader in ("train_dataloader", "val_dataloader"):
         sample = DATASETS.build(cfg[loader].dataset)[0]
-        assert sample["image"].ndim == 3 and (sample["target"].caption is not None) == loader.startswith("train")
+        assert sample["image"].ndim == 3
+        if path.stem.startswith("desco"):
+            assert (sample["target"].caption is not None) == loader.startswith("train")
+        else:
+            assert (sample["target"].label_map_HW >= 0).all()
 
 
 def test_unknown_keys__finds_a_misspelt_argument():

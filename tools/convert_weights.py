@@ -1,8 +1,10 @@
-"""Published GLIP or DesCo-GLIP weights -> a checkpoint of ours: python tools/convert_weights.py desco_glip_tiny.pth desco_glip_tiny_ours.pth"""
+"""Published GLIP, DesCo-GLIP or DenseCLIP weights -> a checkpoint of ours: python tools/convert_weights.py desco_glip_tiny.pth desco_glip_tiny_ours.pth"""
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from mmengine.config import DictAction
 
 from ovdense.runs import clean_errors
 
@@ -12,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Convert a published GLIP or DesCo-GLIP checkpoint, or mmdet's of GLIP, to our names, check that it fits the config's model, and write it. "
-        "Nothing in the file can run code.",
+        description="Convert a published GLIP, DesCo-GLIP or DenseCLIP checkpoint, or mmdet's of GLIP, to our names, check that it fits the config's model, "
+        "and write it. Nothing in the file can run code.",
         epilog="Then: python tools/test.py configs/desco_lvis.py DST, or tools/train.py with --cfg-options load_from=DST",
     )
     parser.add_argument("src", help="published file")
@@ -21,6 +23,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", default=str(ROOT / "configs" / "desco_lvis.py"), help="config whose model it must fit (default: configs/desco_lvis.py)")
     parser.add_argument("--keep-bgr", action="store_true",
                         help="leave the first convolution as published, for BGR images (default: turn its input channels round; ours are RGB)")  # fmt: skip
+    parser.add_argument("--clip", metavar="FILE", help="DenseCLIP: continue the text tower's 13 positions with those of this CLIP file, for names of more than "
+                        "five tokens; the config's text_encoder then has context_length=77")  # fmt: skip
+    parser.add_argument("--to-published", action="store_true",
+                        help="DenseCLIP, back: SRC is a checkpoint of ours, DST gets a plain state dict with the published names")  # fmt: skip
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
+                        help="change the config, such as model.text_encoder.context_length=77")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -36,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         src, dst = Path(args.src).expanduser(), Path(args.dst).expanduser()
         if dst.is_dir() or dst.exists() and src.exists() and dst.samefile(src):
             raise ValueError(f"DST must be another file than SRC, and no folder, got {dst}")
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         published = model_state(src)
-        ours = _converted(published, src, bgr_to_rgb=not args.keep_bgr)
+        if args.to_published:
+            return _back(published, src, dst, args.config, cfg)
+        ours = _denseclip(published, args.clip) if _is_denseclip(published) else _converted(published, src, bgr_to_rgb=not args.keep_bgr)
         expected = {n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}
         unused = [n for n in expected if n.startswith(UNUSED) and n not in ours]
         ours |= {n: torch.zeros(expected[n]) for n in unused}
@@ -64,6 +74,42 @@ def _converted(published: Mapping, src: Path, *, bgr_to_rgb: bool) -> dict:
         return convert_published(published, bgr_to_rgb=bgr_to_rgb)
     except KeyError as error:
         raise ValueError(f"{src}: {error.args[0]}") from None
+
+
+def _is_denseclip(published: Mapping) -> bool:
+    from ovdense.methods.denseclip.convert import is_denseclip
+
+    return is_denseclip(published)
+
+
+def _denseclip(published: Mapping, clip: str | None) -> dict:
+    """Return DenseCLIP's tensors under our names; with a CLIP file, its positions after the released ones."""
+    from ovdense.compat.weights import read_state_dict
+    from ovdense.methods.denseclip.convert import convert_published, with_longer_contexts
+
+    try:
+        ours = convert_published(published)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    if clip is None:
+        return ours
+    state = read_state_dict(clip)
+    if "positional_embedding" not in state:
+        raise ValueError(f"{clip} must be a CLIP model with the text tower's positional_embedding, got names like {list(state)[:3]}")
+    return with_longer_contexts(ours, state["positional_embedding"])
+
+
+def _back(ours: Mapping, src: Path, dst: Path, config: str, cfg) -> int:
+    """Write a DenseCLIP checkpoint of ours as a plain state dict with the published names."""
+    import torch
+
+    from ovdense.methods.denseclip.convert import to_published
+    from ovdense.registry import MODELS
+
+    _require_same({n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}, {n: t.shape for n, t in ours.items()}, src, config)
+    torch.save(to_published(ours), dst)
+    print(f"{len(ours)} tensors under the published names written to {dst}")
+    return 0
 
 
 def _require_same(expected: Mapping, got: Mapping, src: Path, config: str) -> None:

@@ -5,7 +5,7 @@ The photos are COCO's, in coco_mini/.
 from mmengine.dataset import DefaultSampler
 
 from ovdense.data.collate import collate_detection
-from ovdense.data.label_maps import LoadLabelMap
+from ovdense.data.label_maps import CropPatch, LoadLabelMap
 from ovdense.data.samplers import ResumableInfiniteSampler
 from ovdense.data.segmentation import VocSegmentation
 from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
@@ -21,11 +21,12 @@ train_dataloader = dict(
         type=VocSegmentation,
         split_file="voc_mini/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
         image_prefix="coco_mini/train2017",
-        # a frozen backbone that remembers: only what repeats, a flip
+        # a frozen backbone that remembers an image by its pixels: all of one size, and nothing random but a flip
         transforms=[
             dict(type=LoadImage),
             dict(type=LoadLabelMap),
-            dict(type=ResizeShortestEdge, short_sides=(256,), max_size=384),
+            dict(type=ResizeShortestEdge, short_sides=(320,), max_size=320),
+            dict(type=CropPatch, size_hw=(320, 320)),
             dict(type=RandomFlip, prob=0.5),
             dict(type=PackDetection),
         ],
@@ -44,7 +45,7 @@ val_dataloader = dict(
         test_mode=True,
         transforms=[
             dict(type=LoadImage),
-            dict(type=ResizeShortestEdge, short_sides=(256,), max_size=384),
+            dict(type=ResizeShortestEdge, short_sides=(320,), max_size=320),
             dict(type=LoadLabelMap),
             dict(type=PackDetection),
         ],

@@ -1,9 +1,8 @@
-"""DenseCLIP in its open form on 137 photos in Pascal VOC's form, at CPU size: embedded weights, any names at test time.
+"""The network of denseclip_shapes_mini.py without language on the same scenes: what the text is compared with.
 
-Paper: arXiv 2112.01518, at our scale. A frozen EfficientNet-Lite0 with the score maps of the embedded dual encoder; the pyramid, the
-head and a background vector are trained. Data: voc_mini/ below the data root.
-Train: python tools/train.py configs/denseclip_voc_mini.py --data-root DATA
-Test:  python tools/test.py configs/denseclip_voc_mini.py work_dirs/denseclip_voc_mini --data-root DATA --show-dir overlays
+Paper: arXiv 2112.01518, at our scale. A frozen EfficientNet-Lite0; the pyramid and the head are trained.
+Train: python tools/train.py configs/fpn_shapes_mini.py
+Test:  python tools/test.py configs/fpn_shapes_mini.py work_dirs/fpn_shapes_mini --show-dir overlays
 """
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
@@ -23,11 +22,10 @@ with read_base():
         resume,
         visualizer,
     )
-    from ._base_.photos_voc import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
+    from ._base_.shapes_semantic import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
 
+from ovdense.methods.denseclip.decoders import SemanticFpn
 from ovdense.methods.denseclip.model import DenseClip
-from ovdense.methods.denseclip.open_decoder import OpenSemanticFpn
-from ovdense.methods.dual_encoder import ConseDualEncoder
 from ovdense.vision.backbones import TimmBackbone
 from ovdense.vision.memory import RememberingBackbone
 
@@ -37,15 +35,12 @@ model = dict(
         type=RememberingBackbone,
         backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(8, 16, 32), weights="embedded", frozen_stages=4),
     ),
-    text_encoder=dict(type=ConseDualEncoder, short_sides=(384, 224)),
-    pixel_text=dict(prompting="none", num_contexts=0, templates="clip_photo", learn_background=True),
-    score_stride=16,
     decoder=dict(
-        type=OpenSemanticFpn,
+        type=SemanticFpn,
+        num_classes=121,
         in_channels=(40, 112, 320),
         strides=(8, 16, 32),
-        score_stride=16,
-        embed_width=384,
+        score_stride=None,
         channels=64,
         head_channels=64,
         label_step=4,

@@ -1,0 +1,63 @@
+"""DenseCLIP in its published form on 137 photos in Pascal VOC's form, at CPU size: embedded weights, its 21 classes only.
+
+Paper: arXiv 2112.01518, at our scale. A frozen EfficientNet-Lite0 with the score maps of the embedded dual encoder; the pyramid, the
+head and a background vector are trained. Data: voc_mini/ below the data root.
+Train: python tools/train.py configs/denseclip_closed_voc_photos.py --data-root DATA
+Test:  python tools/test.py configs/denseclip_closed_voc_photos.py work_dirs/denseclip_closed_voc_photos --data-root DATA --show-dir overlays
+"""
+from mmengine.config import read_base
+from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
+from torch.optim import AdamW
+
+with read_base():
+    from ._base_.default_runtime import (
+        custom_hooks,
+        default_hooks,
+        default_scope,
+        env_cfg,
+        load_from,
+        log_level,
+        log_processor,
+        randomness,
+        resume,
+        visualizer,
+    )
+    from ._base_.photos_voc import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
+
+from ovdense.methods.denseclip.decoders import SemanticFpn
+from ovdense.methods.denseclip.model import DenseClip
+from ovdense.methods.dual_encoder import ConseDualEncoder
+from ovdense.vision.backbones import TimmBackbone
+from ovdense.vision.memory import RememberingBackbone
+
+model = dict(
+    type=DenseClip,
+    backbone=dict(
+        type=RememberingBackbone,
+        backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(8, 16, 32), weights="embedded", frozen_stages=4),
+    ),
+    text_encoder=dict(type=ConseDualEncoder, short_sides=(384, 224)),
+    pixel_text=dict(prompting="none", num_contexts=0, templates="clip_photo", learn_background=True),
+    score_stride=16,
+    decoder=dict(
+        type=SemanticFpn,
+        num_classes=21,
+        in_channels=(40, 112, 320),
+        strides=(8, 16, 32),
+        score_stride=16,
+        channels=64,
+        head_channels=64,
+        label_step=4,
+    ),
+)
+
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-2), clip_grad=dict(max_norm=1.0))
+param_scheduler = [
+    dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=30),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=30, end=300, T_max=270, eta_min=1e-6),
+]
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=300, val_interval=300)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
