@@ -124,21 +124,23 @@ class PixelText(nn.Module):
         """Return the cosines of the local vectors with the classes, as the image has changed them."""
         local_BCHW = dense.local.tensor_BCHW
         text_BKC = self._seen(encoder, dense, text)
-        if hasattr(self, "background_C"):
-            text_BKC = torch.where(text.background_K[:, None], self.background_C, text_BKC)
         score = torch.einsum("bchw,bkc->bkhw", F.normalize(local_BCHW, dim=1), F.normalize(text_BKC, dim=2))
         return PixelScores(score_BKHW=score, text_BKC=text_BKC, background_K=text.background_K, stride=dense.local.stride, tau=self.tau)
 
     def _seen(self, encoder: nn.Module, dense: DenseFeatures, text: ClassText) -> Tensor:
         batch = len(dense.global_BC)
         if self.prompting == "none":
-            return text.rows_1KC.expand(batch, -1, -1)
+            return self._with_background(text.rows_1KC, text).expand(batch, -1, -1)
         memory_BNC = torch.cat([dense.global_BC[:, None], dense.local.tensor_BCHW.flatten(2).transpose(1, 2)], 1)
         if self.prompting == "pre":
             contexts_BND = self.context_decoder(self.contexts.expand(batch, -1, -1), memory_BNC)
-            return mean_per_class(encoder.encode_names(text.tokens, contexts_BND), text.class_of_sentence_S, len(text.background_K))
-        rows_BKC = text.rows_1KC.expand(batch, -1, -1)
+            rows_BKC = mean_per_class(encoder.encode_names(text.tokens, contexts_BND), text.class_of_sentence_S, len(text.background_K))
+            return self._with_background(rows_BKC, text)
+        rows_BKC = self._with_background(text.rows_1KC, text).expand(batch, -1, -1)
         return rows_BKC + self.gamma * self.context_decoder(rows_BKC, memory_BNC)
+
+    def _with_background(self, rows_BKC: Tensor, text: ClassText) -> Tensor:
+        return torch.where(text.background_K[:, None], self.background_C, rows_BKC) if hasattr(self, "background_C") else rows_BKC
 
     def _device(self, encoder: nn.Module) -> torch.device:
         return next((p.device for module in (self, encoder) for p in (*module.parameters(), *module.buffers())), torch.device("cpu"))
