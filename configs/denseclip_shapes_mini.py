@@ -37,6 +37,7 @@ model = dict(
         type=PooledBackbone,
         backbone=dict(
             type=RememberingBackbone,
+            on_disk=True,
             backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(8, 16, 32), weights="embedded", frozen_stages=4),
         ),
         embed_width=384,

@@ -33,6 +33,7 @@ model = dict(
     type=DenseClip,
     backbone=dict(
         type=RememberingBackbone,
+        on_disk=True,
         backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(8, 16, 32), weights="embedded", frozen_stages=4),
     ),
     decoder=dict(

@@ -8,7 +8,7 @@ from ovdense.data.collate import collate_detection
 from ovdense.data.label_maps import CropPatch, LoadLabelMap
 from ovdense.data.samplers import ResumableInfiniteSampler
 from ovdense.data.segmentation import VocSegmentation
-from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
+from ovdense.data.transforms import LoadImage, PackDetection, ResizeShortestEdge
 from ovdense.evaluation.segmentation import SemanticMetric
 
 train_dataloader = dict(
@@ -21,13 +21,12 @@ train_dataloader = dict(
         type=VocSegmentation,
         split_file="voc_mini/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
         image_prefix="coco_mini/train2017",
-        # a frozen backbone that remembers an image by its pixels: all of one size, and nothing random but a flip
+        # a frozen backbone that remembers an image by its pixels: all of one size, nothing random
         transforms=[
             dict(type=LoadImage),
             dict(type=LoadLabelMap),
             dict(type=ResizeShortestEdge, short_sides=(320,), max_size=320),
             dict(type=CropPatch, size_hw=(320, 320)),
-            dict(type=RandomFlip, prob=0.5),
             dict(type=PackDetection),
         ],
     ),

@@ -5,7 +5,7 @@ from ovdense.data.collate import collate_detection
 from ovdense.data.label_maps import LoadLabelMap
 from ovdense.data.samplers import ResumableInfiniteSampler
 from ovdense.data.segmentation import ShapesSegmentation
-from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
+from ovdense.data.transforms import LoadImage, PackDetection, ResizeShortestEdge
 from ovdense.evaluation.segmentation import SemanticMetric
 
 train_dataloader = dict(
@@ -21,7 +21,6 @@ train_dataloader = dict(
             dict(type=LoadImage),
             dict(type=LoadLabelMap),
             dict(type=ResizeShortestEdge, short_sides=(256,), max_size=384),
-            dict(type=RandomFlip, prob=0.5),
             dict(type=PackDetection),
         ],
     ),

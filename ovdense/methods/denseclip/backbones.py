@@ -63,7 +63,9 @@ class PairedBackbone(nn.Module):
         self.mean, self.std, self.channels, self.strides = backbone.mean, backbone.std, backbone.channels, backbone.strides
         self.embed_width = places.width
         memory = getattr(backbone, "memory", None)
-        self.memory = None if memory is None else ImageMemory(memory.max_gib)
+        self.memory = None
+        if memory is not None:
+            self.memory = ImageMemory(places, max_gib=memory.max_gib, on_disk=memory.on_disk, about=places.fingerprint())
         self.register_load_state_dict_post_hook(lambda module, keys: module.memory and module.memory.forget())
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:

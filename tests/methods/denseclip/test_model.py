@@ -232,6 +232,9 @@ class Places(DenseImageEncoder):
         super().__init__()
         self.asked = 0
 
+    def settings(self):
+        return {}
+
     def encode_places(self, images_BCHW):
         self.asked += len(images_BCHW)
         return FeatureMap(tensor_BCHW=torch.nn.functional.avg_pool2d(images_BCHW, 16), stride=16), images_BCHW.mean((2, 3))
