@@ -1,9 +1,10 @@
 """Time and memory of a piece of work, for benchmarks; a table to print them in."""
 import mmap
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -50,6 +51,40 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
         run()
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]
+
+
+def interleaved_seconds(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Return the wall times of each of `runs`, taken in turns, so that what slows the machine meets all of them alike."""
+    for run in runs.values():
+        for _ in range(warm_up):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        for name in runs if turn % 2 == 0 else reversed(runs):
+            start = time.perf_counter()
+            runs[name]()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Return median, lowest and highest of slow / fast of the same turn."""
+    if len(slow) != len(fast) or not slow:
+        raise ValueError(f"a paired ratio needs as many times of both, at least one, got {len(slow)} and {len(fast)}")
+    ratios = sorted(a / b for a, b in zip(slow, fast))
+    middle = (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2
+    return {"ratio": round(middle, 2), "lowest": round(ratios[0], 2), "highest": round(ratios[-1], 2), "turns": len(ratios)}
+
+
+def machine() -> str:
+    """Return what the figures were taken on."""
+    import platform
+
+    model = "unknown processor"
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        model = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def print_rows(title: str, rows: Sequence[dict]) -> None:

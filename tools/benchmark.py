@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovdense.measure import PeakMemory, median_seconds, print_rows
+from ovdense.measure import PeakMemory, interleaved_seconds, machine, median_seconds, paired_ratio, print_rows
 from ovdense.runs import clean_errors
 
 ADJECTIVES = ("small", "old", "wooden", "painted", "broken", "shiny", "heavy", "folded")
@@ -14,10 +14,11 @@ ADJECTIVES = ("small", "old", "wooden", "painted", "broken", "shiny", "heavy", "
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure seconds an image and memory over growing vocabularies, and what each shortcut saves. Every ratio is measured in this run.",
-        epilog="Take timings on an idle machine.",
+        description="Measure seconds an image and memory over growing vocabularies, and what each shortcut saves; or, with --startup, how long imports take. "
+        "Every ratio is measured in this run: both sides in turns, median, lowest and highest of the turns.",
+        epilog="Take timings on an idle machine. tools/benchmark_evaluation.py measures the metrics, tools/benchmark_page.py makes a page of what --out wrote.",
     )
-    parser.add_argument("config", help="config file, such as configs/desco_lvis_mini.py")
+    parser.add_argument("config", nargs="?", help="config file, such as configs/desco_lvis_mini.py")
     parser.add_argument("--checkpoint", help="weights (default: the config's fresh ones; the time is the same)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[80, 400, 1203, 4812], metavar="N", help="numbers of classes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="images timed for each number; the median counts (default: %(default)s)")
@@ -26,8 +27,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-size", type=int, nargs=2, metavar=("H", "W"), help="time training steps at this size instead, on one batch made of noise")
     parser.add_argument("--batch", type=int, default=2, help="images a training step (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=1, help="training steps (default: %(default)s)")
+    parser.add_argument("--startup", action="store_true", help="time imports and the help of tools/test.py, each in a process of its own, instead")
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.config is None and not args.startup:
+        parser.error("a config is required, or --startup")
+    return args
 
 
 def vocabulary_of(size: int):
@@ -57,14 +62,13 @@ def growth(model, batch: dict, sizes: Sequence[int], repeats: int) -> list[dict]
     return rows
 
 
-def shortcuts(model, batch: dict, repeats: int) -> dict[str, float]:
-    """Return how many times slower the same work is without each shortcut."""
+def shortcuts(model, batch: dict, repeats: int) -> list[dict]:
+    """Return how many times slower the same work is without each shortcut, both measured in turns."""
     import torch
 
     from ovdense.layers.deform import deform_conv3x3
 
     model.set_vocabulary(vocabulary_of(80))
-    fast = median_seconds(lambda: model.predict(**batch), repeats)
 
     def text_every_image():
         model._chunks = None
@@ -80,20 +84,43 @@ def shortcuts(model, batch: dict, repeats: int) -> dict[str, float]:
         for _ in model.score(features, model.text()):
             pass
 
-    with torch.no_grad():
-        result = {
-            "text encoded once a vocabulary, against once an image": median_seconds(text_every_image, repeats) / fast,
-            "backbone once an image, against once a chunk": median_seconds(backbone_every_chunk, repeats) / median_seconds(backbone_once, repeats),
-        }
     x = torch.randn(4, 64, 32, 32, requires_grad=True)
     offset, mask, weight, bias = torch.randn(4, 18, 32, 32), torch.rand(4, 9, 32, 32), torch.randn(64, 64, 3, 3, requires_grad=True), torch.zeros(64)
 
     def deform(kernel: str) -> None:
         deform_conv3x3(x, offset, mask, weight, bias, kernel=kernel).sum().backward()
 
-    seconds = {k: median_seconds(lambda k=k: deform(k), repeats) for k in ("sampling", "torchvision")}
-    result["deformable convolution by sampling, against torchvision (CPU, with backward)"] = seconds["torchvision"] / seconds["sampling"]
-    return {k: round(v, 2) for k, v in result.items()}
+    rows = []
+    with torch.no_grad():
+        rows.append(_saved("text encoded once a vocabulary, against once an image", lambda: model.predict(**batch), text_every_image, repeats))
+        rows.append(_saved("backbone once an image, against once a chunk", backbone_once, backbone_every_chunk, repeats))
+    name = "deformable convolution by sampling, against torchvision (CPU, with backward)"
+    return [*rows, _saved(name, lambda: deform("sampling"), lambda: deform("torchvision"), repeats)]
+
+
+def _saved(name: str, fast, slow, repeats: int) -> dict:
+    times = interleaved_seconds({"fast": fast, "slow": slow}, repeats)
+    return {"shortcut": name, **paired_ratio(times["slow"], times["fast"])}
+
+
+def startup(repeats: int) -> list[dict]:
+    """Return seconds of imports and of a tool's help, each a new process, in turns, as ratios to `import torch`."""
+    import subprocess
+
+    root = Path(__file__).resolve().parents[1]
+    commands = {
+        "import torch": [sys.executable, "-c", "import torch"],
+        "import ovdense": [sys.executable, "-c", "import ovdense"],
+        "tools/test.py --help": [sys.executable, str(root / "tools/test.py"), "--help"],
+        "import mmdet.models": [sys.executable, "-c", "from ovdense.compat.mmcv_ext import install; install(); import mmdet.models"],
+    }
+    runs = {name: (lambda c=command: subprocess.run(c, check=True, capture_output=True, cwd=root)) for name, command in commands.items()}
+    times = interleaved_seconds(runs, repeats)
+    return [
+        {"what": name, "seconds": round(sorted(taken)[len(taken) // 2], 2), **{f"{k}_to_torch" if k == "ratio" else k: v for k, v in
+         paired_ratio(taken, times["import torch"]).items()}}
+        for name, taken in times.items()
+    ]  # fmt: skip
 
 
 def noise_batch(size_hw: tuple[int, int], batch: int) -> dict[str, list]:
@@ -142,6 +169,11 @@ def training_steps(model, size_hw: tuple[int, int], batch: int, steps: int) -> l
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.startup:
+        rows = startup(args.repeats)
+        print_rows("start-up, each in a new process", rows)
+        _write(args.out, {"machine": machine(), "tables": [{"title": "Start-up", "note": "Each in a new process, in turns.", "rows": rows}]})
+        return 0
     with clean_errors():
         import torch
 
@@ -156,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = training_steps(model, tuple(args.train_size), args.batch, args.steps)
             print_rows(f"{args.config}, {args.batch} images of {args.train_size[0]}x{args.train_size[1]}, {args.threads} threads", rows)
             print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {PeakMemory.note()}")
-            if args.out:
-                Path(args.out).write_text(json.dumps(rows, indent=1))
+            note = f"{args.config}, {args.batch} images of {args.train_size[0]}x{args.train_size[1]}, {args.threads} threads; {PeakMemory.note()}"
+            _write(args.out, {"machine": machine(), "tables": [{"title": "Training steps on one batch of noise", "note": note, "rows": rows}]})
             return 0
         side = OpenVocabPredictor(model).resize.short_sides[0]
         image = torch.randint(0, 256, (3, side, side * 4 // 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -166,13 +198,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch = model.data_preprocessor({"images": [image], "targets": [target]}, False)
         numbers = {"config": args.config, "image_hw": list(image.shape[1:]), "threads": args.threads, "torch": torch.__version__, "memory": PeakMemory.note(),
                    "growth": growth(model, batch, args.sizes, args.repeats), "shortcuts": shortcuts(model, batch, args.repeats)}
-    print_rows(f"{args.config}, one image of {side}x{side * 4 // 3}, {args.threads} threads, median of {args.repeats}", numbers["growth"])
-    print(numbers["memory"])
-    for name, ratio in numbers["shortcuts"].items():
-        print(f"{ratio:6.2f}x  {name}")
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1))
+    note = f"{args.config}, one image of {side}x{side * 4 // 3}, {args.threads} threads, median of {args.repeats}; {numbers['memory']}"
+    numbers |= {"machine": machine(), "tables": [
+        {"title": "Inference by the size of the vocabulary", "note": note, "rows": numbers["growth"], "x": "classes", "y": ["seconds_per_image"]},
+        {"title": "What each shortcut saves", "note": f"{args.config}, {args.threads} threads; slow / fast, in turns", "rows": numbers["shortcuts"]},
+    ]}  # fmt: skip
+    for table in numbers["tables"]:
+        print_rows(f"{table['title']}: {table['note']}", table["rows"])
+    _write(args.out, numbers)
     return 0
+
+
+def _write(file: str | None, numbers: object) -> None:
+    if file:
+        Path(file).write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from ovdense.evaluation.ground_truth import GroundTruth, area_of
 from ovdense.evaluation.masks import Rle
 
 AREAS = ("", "s", "m", "l")
+LVIS_CAP = 300
+_BLOCK = 200_000  # detections that the evaluator holds at a time, about 250 bytes each
 _NO_SIZE = 1e12  # square pixels: out of every area range, which is what lvis makes of "ignore"; hotcoco 1.3 does not read that
 IouType = Literal["bbox", "segm"]
 Backend = Literal["hotcoco", "pycocotools", "lvis"]
@@ -91,12 +93,36 @@ def precision_recall(
     annotations = [a for a in truth.annotations if a["image_id"] in kept_images and a["category_id"] in kept_classes]
     order = dict(img_ids=sorted(kept_images), cat_ids=sorted(kept_classes), max_dets=list(max_dets))
     if backend == "hotcoco":
-        precision, recall = _hotcoco(images, categories, annotations, detections, rles, order, federated=federated, iou_type=iou_type)
+        precision, recall = _in_blocks(images, categories, annotations, detections, rles, order, federated=federated, iou_type=iou_type)
     else:
         from ovdense.evaluation.reference import reference_curves
 
         precision, recall = reference_curves(backend, images, categories, annotations, detections, rles, order, federated=federated, iou_type=iou_type)
     return Curves(precision_TRKAM=precision, recall_TKAM=recall, category_ids=tuple(order["cat_ids"]))
+
+
+def _in_blocks(
+    images: list[dict], categories: list[dict], annotations: list[dict], detections: np.ndarray, rles: Sequence[Rle] | None, order: dict,
+    *, federated: bool, iou_type: IouType,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return what `_hotcoco` gives, computed for some classes at a time: classes do not meet in the matching, and memory is bounded."""
+    category = detections[:, 6].astype(np.int64)
+    ids = np.array(order["cat_ids"], dtype=np.int64)
+    counts = np.searchsorted(np.sort(category), ids, side="right") - np.searchsorted(np.sort(category), ids, side="left")
+    block_of = np.cumsum(counts) // _BLOCK
+    by_class: dict[int, list[dict]] = {}
+    for a in annotations:
+        by_class.setdefault(a["category_id"], []).append(a)
+    parts = []
+    for block in np.unique(block_of):
+        chosen = ids[block_of == block]
+        rows = np.flatnonzero(np.isin(category, chosen))
+        truth = [a for c in chosen.tolist() for a in by_class.get(c, ())]
+        masks = None if rles is None else [rles[n] for n in rows.tolist()]
+        own = order | {"cat_ids": chosen.tolist()}
+        parts.append(_hotcoco(images, categories, truth, detections[rows], masks, own, federated=federated, iou_type=iou_type))
+    precision, recall = (np.concatenate(p, axis=axis) for p, axis in zip(zip(*parts), (2, 1)))
+    return precision, recall
 
 
 def _hotcoco(
@@ -118,17 +144,38 @@ def _hotcoco(
         iscrowd=np.array([0 if federated else int(bool(a.get("iscrowd"))) for a in annotations], dtype=np.int64),
         **segmentation,
     )
+    if federated:
+        judged = judged_detections(images, annotations, detections)
+        detections, rles = detections[judged], None if rles is None else [rles[n] for n in judged.tolist()]
     rows = np.ascontiguousarray(detections, dtype=np.float64)
     predicted = dataset.load_res(rows) if rles is None else dataset.load_res(rows, segmentation=list(rles))
     if rles:
         predicted.update_anns(ids=np.arange(1, len(rles) + 1), area=hotcoco.mask.area(list(rles)).astype(np.float64))
-    if federated:  # or the evaluator cuts to 300 per image by itself, whatever max_dets says
-        predicted = predicted.cap_detections_per_image(None)
+    if federated and len(rows) and np.unique(rows[:, 0], return_counts=True)[1].max() > LVIS_CAP:
+        predicted = predicted.cap_detections_per_image(None)  # or the evaluator cuts to 300 per image by itself, whatever max_dets says
     evaluator = hotcoco.COCOeval(dataset, predicted, iou_type, lvis_style=federated)
     evaluator.params.img_ids, evaluator.params.cat_ids, evaluator.params.max_dets = order["img_ids"], order["cat_ids"], order["max_dets"]
     evaluator.evaluate()
     evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+    found = evaluator.eval  # a copy, each time
+    return np.asarray(found["precision"]), np.asarray(found["recall"])
+
+
+def judged_detections(images: Sequence[dict], annotations: Sequence[dict], detections: np.ndarray) -> np.ndarray:
+    """Return the indices of the detections (N, 7) whose class is known to be present in, or to be absent from, their image.
+
+    The evaluator would drop the others anyway (LVIS, section 3); they are most of what a detector finds, and most of the memory.
+    """
+    present = np.array([(a["image_id"], a["category_id"]) for a in annotations], dtype=np.int64).reshape(-1, 2)
+    absent = np.array([(i["id"], c) for i in images for c in i.get("neg_category_ids", ())], dtype=np.int64).reshape(-1, 2)
+    known = np.concatenate([present, absent])
+    if not len(known) or not len(detections):
+        return np.zeros(0, dtype=np.int64)
+    first, span = int(known[:, 1].min()), int(known[:, 1].max() - known[:, 1].min()) + 1
+    category = detections[:, 6].astype(np.int64) - first
+    key = detections[:, 0].astype(np.int64) * span + category
+    within = (category >= 0) & (category < span)
+    return np.flatnonzero(within & np.isin(key, np.unique(known[:, 0] * span + known[:, 1] - first)))
 
 
 def percent(values: np.ndarray) -> float:

@@ -59,7 +59,7 @@ class DetectionMetric(ReportedMetric):
     After `evaluate`: see `ReportedMetric`; `per_class_ap` has the AP of each class where it applies.
     """
 
-    uses_masks = False
+    uses_masks, takes_run_lengths = False, False
 
     def __init__(
         self,
@@ -167,12 +167,24 @@ class DetectionMetric(ReportedMetric):
         size_hw = self._size_hw(image_id)
         if "masks" not in instances:
             raise ValueError(f"image {image_id}: pred_instances must have masks to be measured, got {sorted(instances)}; does the model predict them?")
+        if self.takes_run_lengths and isinstance(instances["masks"], (list, tuple)) and (not count or isinstance(instances["masks"][0], dict)):
+            return self._checked_run_lengths(image_id, instances["masks"], count, size_hw)
         masks = as_array(instances["masks"])
         if masks.shape != (count, *size_hw) and (count or masks.size):
             raise ValueError(f"image {image_id}: masks must have the shape {(count, *size_hw)} of the file, got {masks.shape}")
         if masks.dtype != bool and not (masks.dtype.kind in "iu" and (not masks.size or masks.max() <= 1)):
             raise ValueError(f"image {image_id}: masks must be bool, got {masks.dtype}; threshold the scores first")
         return masks.reshape(count, *size_hw).astype(bool, copy=False)
+
+    def _checked_run_lengths(self, image_id: int, given: Sequence[dict], count: int, size_hw: tuple[int, int]) -> np.ndarray:
+        """Return RLEs as an array of objects (N,)."""
+        wrong = [r for r in given if not isinstance(r, dict) or list(r.get("size", ())) != list(size_hw) or not isinstance(r.get("counts"), bytes)]
+        if len(given) != count or wrong:
+            got = f"{len(given)} for {count} boxes" + (f", one of size {wrong[0].get('size')}" if wrong and isinstance(wrong[0], dict) else "")
+            raise ValueError(f"image {image_id}: masks as run lengths must be one {{'size': {list(size_hw)}, 'counts': bytes}} a box, got {got}")
+        rles = np.empty(count, dtype=object)
+        rles[:] = given
+        return rles
 
 
 def as_array(values: object) -> np.ndarray:

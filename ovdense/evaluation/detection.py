@@ -42,11 +42,14 @@ class CategoryMetric(DetectionMetric):
         results_file: write what was evaluated in COCO's result form, which the official tools read back to the same numbers: FILE.json; with
             masks FILE.bbox.json and FILE.segm.json, the latter without boxes, since those tools else take a mask's size from its box.
 
+    Masks may come as run lengths too: a list of {"size": [H, W], "counts": bytes}, pycocotools' compressed form.
+
     After `evaluate`: `per_class_ap`, the box AP of each class name, and `per_class`, AP and AP50 by "bbox" and "segm", and "objects".
     """
 
     federated: bool
     reference: Backend
+    takes_run_lengths = True
 
     def __init__(
         self,
@@ -85,6 +88,14 @@ class CategoryMetric(DetectionMetric):
 
     def _size_hw(self, image_id: int) -> tuple[int, int]:
         return self._sizes[image_id]
+
+    def _best(
+        self, image_id: int, keep: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
+    ) -> dict:
+        """Return the record of the detections `keep` (indices)."""
+        size = (0, 0) if masks is None else self._sizes[image_id]
+        kept = None if masks is None else masks[keep]
+        return detection_record(image_id, boxes_xyxy[keep], scores[keep], labels[keep], len(scores), kept, size)
 
     @abstractmethod
     def _chosen(self, detections: np.ndarray) -> np.ndarray | None:
@@ -196,15 +207,29 @@ class LvisMetric(CategoryMetric):
         _require_positive("max_dets", self.max_dets)
         self._held, self._prune_at = 0, _PRUNE_ABOVE
 
+    def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
+        loaded = super()._load(path, names)
+        self._row_of, label_of = {i: n for n, i in enumerate(loaded[1])}, {int(c): k for k, c in enumerate(self._category_ids)}
+        self._judged_KN = np.zeros((len(names), len(loaded[1])), dtype=bool)
+        known = [(a["category_id"], a["image_id"]) for a in self._truth.annotations]
+        known += [(c, i["id"]) for i in self._truth.images for c in i["neg_category_ids"]]
+        for category_id, image_id in known:
+            if category_id in label_of:
+                self._judged_KN[label_of[category_id], self._row_of[image_id]] = True
+        return loaded
+
     def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, masks: np.ndarray | None = None) -> dict:
         if not self.fixed_ap:
-            return _best(image_id, top_by_score(scores, self.max_dets), boxes_xyxy, scores, labels, masks)
+            keep = top_by_score(scores, self.max_dets)
+            if self.results_file is None:  # the others count neither for nor against, and are most of the memory
+                keep = keep[self._judged_KN[labels[keep], self._row_of[image_id]]]
+            return self._best(image_id, keep, boxes_xyxy, scores, labels, masks)
         if not self.results:
             self._held, self._prune_at = 0, _PRUNE_ABOVE
         self._held += len(scores)
         if self._held > self._prune_at:
             self._prune()
-        return detection_record(image_id, boxes_xyxy, scores, labels, len(scores), masks)
+        return self._best(image_id, np.arange(len(scores)), boxes_xyxy, scores, labels, masks)
 
     def _prune(self) -> None:
         """Drop detections below the 10,000th score of their class so far: they can no longer count. Ties stay."""
@@ -270,7 +295,7 @@ class CocoMetric(CategoryMetric):
         self.max_dets = max_dets
 
     def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, masks: np.ndarray | None = None) -> dict:
-        return _best(image_id, top_per_class(scores, labels, self.max_dets), boxes_xyxy, scores, labels, masks)
+        return self._best(image_id, top_per_class(scores, labels, self.max_dets), boxes_xyxy, scores, labels, masks)
 
     def _chosen(self, detections: np.ndarray) -> np.ndarray | None:
         return None
@@ -284,11 +309,6 @@ class CocoMetric(CategoryMetric):
     def _numbers(self, curves: Curves) -> dict[str, float]:
         recalls = {f"AR{d}": percent(curves.recall_TKAM[:, :, 0, m]) for m, d in enumerate(self._caps([]))}
         return average_precisions(curves) | recalls | {name: value for name, value in average_recalls(curves).items() if name != "AR"}
-
-
-def _best(image_id: int, keep: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, masks: np.ndarray | None) -> dict:
-    """Return the record of the detections `keep` (indices)."""
-    return detection_record(image_id, boxes_xyxy[keep], scores[keep], labels[keep], len(scores), None if masks is None else masks[keep])
 
 
 def _require_positive(name: str, value: int) -> None:

@@ -7,13 +7,14 @@ from ovdense.evaluation.masks import Rle, encode_masks, pack, unpack
 
 
 def detection_record(
-    image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, num_predicted: int, masks: np.ndarray | None = None
-) -> dict:
-    """Return what metrics keep of an image; `masks` (N, H, W) bool are held as run lengths. `num_predicted`: how many came in."""
+    image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, num_predicted: int, masks: np.ndarray | None = None,
+    size_hw: tuple[int, int] = (0, 0),
+) -> dict:  # fmt: skip
+    """Return what metrics keep of an image; `masks`, (N, H, W) bool or (N,) RLEs, are held as run lengths. `num_predicted`: how many came in."""
     record = {"image_id": image_id, "boxes": boxes_xyxy, "scores": scores, "labels": labels, "num_predicted": num_predicted}
     if masks is not None:
-        data, lengths = pack(encode_masks(masks))
-        record |= {"mask_bytes": data, "mask_lengths": lengths, "height": masks.shape[1], "width": masks.shape[2]}
+        data, lengths = pack(masks.tolist() if masks.dtype == object else encode_masks(masks))
+        record |= {"mask_bytes": data, "mask_lengths": lengths, "height": int(size_hw[0]), "width": int(size_hw[1])}
     return record
 
 
@@ -27,14 +28,14 @@ def keep_only(record: dict, keep: np.ndarray) -> None:
 
 def as_detections(records: Sequence[dict], category_ids: np.ndarray) -> np.ndarray:
     """Return (N, 7) float64: image id, x, y, width, height, score, category id."""
-    counts = [len(r["scores"]) for r in records]
-    boxes = np.concatenate([r["boxes"] for r in records]).astype(np.float64)
-    out = np.empty((sum(counts), 7))
-    out[:, 0] = np.repeat([r["image_id"] for r in records], counts)
-    out[:, 1:3] = boxes[:, :2]
-    out[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
-    out[:, 5] = np.concatenate([r["scores"] for r in records])
-    out[:, 6] = category_ids[np.concatenate([r["labels"] for r in records])]
+    out = np.empty((sum(len(r["scores"]) for r in records), 7))
+    end = 0
+    for r in records:
+        start, end = end, end + len(r["scores"])
+        rows, boxes = out[start:end], r["boxes"].astype(np.float64)
+        rows[:, 0] = r["image_id"]
+        rows[:, 1:3], rows[:, 3:5] = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+        rows[:, 5], rows[:, 6] = r["scores"], category_ids[r["labels"]]
     return out
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovdense.evaluation import average_precision
 from ovdense.evaluation.detection import CocoMetric, LvisMetric
 from ovdense.evaluation.ground_truth import load_ground_truth
+from ovdense.evaluation.masks import encode_masks
 from tests.evaluation.metric_samples import evaluate
 from tests.evaluation.random_sets import data_sample, fixture_of, jittered, official_numbers, write
 
@@ -213,3 +215,39 @@ def test_per_class__table_of_both_kinds(tmp_path):
     assert metric.per_class["a"] == pytest.approx(expected), "15 of 16 pixels: below .95"
     assert metric.per_class["b"]["objects"] == 0 and math.isnan(metric.per_class["b"]["bbox_AP"]), "a crowd is no object to be found"
     assert metric.per_class_ap["a"] == pytest.approx(100)
+
+
+def test_metric__masks_as_run_lengths_give_the_same(tmp_path):
+    content, samples = small_set([([((1, 1, 4, 4), 0, False)], [((1, 1, 4, 4), 0, 0.9, True), ((6, 1, 4, 4), 0, 0.5, False)], [], []), ([], [], [], [])])
+    path = write(tmp_path / "a.json", content)
+    as_runs = [s | {"pred_instances": s["pred_instances"] | {"masks": encode_masks(s["pred_instances"]["masks"].numpy())}} for s in samples]
+    got = evaluate(CocoMetric(ann_file=path, iou_types="segm"), as_runs, "abc")
+    assert got == pytest.approx(evaluate(CocoMetric(ann_file=path, iou_types="segm"), samples, "abc"), nan_ok=True, abs=0)
+    as_runs[0]["pred_instances"]["masks"][0]["size"] = [1, 1]
+    with pytest.raises(ValueError, match=r"image 1: masks as run lengths must be one .* a box, got 2 for 2 boxes, one of size \[1, 1\]"):
+        evaluate(CocoMetric(ann_file=path, iou_types="segm"), as_runs, "abc")
+
+
+@pytest.mark.parametrize("metric_type", [LvisMetric, CocoMetric])
+def test_metric__some_classes_at_a_time_give_the_same(data_root, monkeypatch, metric_type):
+    path = data_root / FILES[metric_type].format("val")
+    content = json.loads(path.read_text())
+    names = [c["name"] for c in content["categories"]]
+    samples = jittered(content, seed=4, false_per_image=12, masks=False)
+    whole = evaluate(metric_type(ann_file=path), samples, names)
+    monkeypatch.setattr(average_precision, "_BLOCK", 60)
+    blocks = []
+    one = average_precision._hotcoco
+    monkeypatch.setattr(average_precision, "_hotcoco", lambda *a, **k: blocks.append(a[3]) or one(*a, **k))
+    assert evaluate(metric_type(ann_file=path), samples, names) == pytest.approx(whole, nan_ok=True, abs=1e-12)
+    assert len(blocks) > 4
+    assert evaluate(metric_type(ann_file=path), [s | {"pred_instances": data_sample(0, [], None, (1, 1))["pred_instances"]} for s in samples], names)
+
+
+def test_judged__present_or_known_to_be_absent():
+    images = [{"id": 5, "neg_category_ids": [2]}, {"id": 9}]
+    annotations = [{"image_id": 5, "category_id": 7}, {"image_id": 9, "category_id": 3}]
+    rows = np.array([(5, 0, 0, 1, 1, 0.5, c) for c in (1, 2, 3, 7, 8)] + [(9, 0, 0, 1, 1, 0.5, c) for c in (2, 3, 7)], dtype=np.float64)
+    kept = average_precision.judged_detections(images, annotations, rows)
+    assert rows[kept][:, [0, 6]].tolist() == [[5, 2], [5, 7], [9, 3]]
+    assert average_precision.judged_detections(images, [], rows)[0] == 1 and not len(average_precision.judged_detections([], [], rows))

@@ -1,0 +1,48 @@
+"""The benchmark tools at their smallest: rows, ratios, equal numbers, a page with a plot."""
+import json
+
+import pytest
+from PIL import Image
+
+from ovdense.measure import interleaved_seconds, paired_ratio
+from tests.tiny_run import load_script
+
+
+@pytest.mark.slow
+def test_benchmark_evaluation__both_engines_give_the_same_numbers_and_a_page(tmp_path):
+    out = tmp_path / "evaluation.json"
+    assert load_script("tools/benchmark_evaluation.py").main(["--images", "6", "12", "--per-image", "30", "--kinds", "bbox", "segm", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["tables"][0]["rows"]
+    assert [(r["kind"], r["images"], r["detections"]) for r in rows] == [(k, n, 30 * n) for k in ("bbox", "segm") for n in (6, 12)]
+    assert all(float(r["largest_difference"]) < 1e-6 and r["AP"] > 1 and r["hotcoco_mib"] > 50 and r["times_faster"] > 0 for r in rows)
+    page, plot = tmp_path / "docs" / "benchmarks.md", tmp_path / "docs" / "images" / "b.png"
+    assert load_script("tools/benchmark_page.py").main([str(out), "--page", str(page), "--plot", str(plot)]) == 0
+    text = page.read_text()
+    assert "![Seconds over size](images/b.png)" in text and "| kind | images | detections |" in text and text.count("| segm |") == 2
+    assert Image.open(plot).size[0] > 300
+
+
+def test_benchmark_page__without_sizes_there_is_no_plot_and_other_files_are_refused(tmp_path):
+    module = load_script("tools/benchmark_page.py")
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"machine": "m", "tables": [{"title": "T", "rows": [{"what": "a|b", "n": 1200}, {"other": 2.5}]}]}))
+    assert module.main([str(path), "--page", str(tmp_path / "p.md"), "--plot", str(tmp_path / "p.png")]) == 0
+    text = (tmp_path / "p.md").read_text()
+    assert "| what | n | other |" in text and "| a\\|b | 1,200 |  |" in text and "![" not in text and not (tmp_path / "p.png").exists()
+    for content, message in (("{}", "must have 'tables'"), ("{", "must be JSON")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            module.read_tables(path)
+
+
+def test_paired_ratio__of_the_same_turn():
+    assert paired_ratio([4.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == {"ratio": 2.0, "lowest": 1.0, "highest": 3.0, "turns": 3}
+    assert paired_ratio([4.0, 2.0], [2.0, 2.0])["ratio"] == 1.5
+    with pytest.raises(ValueError, match="as many times of both"):
+        paired_ratio([1.0], [])
+
+
+def test_interleaved__takes_turns():
+    seen = []
+    times = interleaved_seconds({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, repeats=3)
+    assert seen == ["a", "b", *"ab", *"ba", *"ab"] and [len(t) for t in times.values()] == [3, 3]
