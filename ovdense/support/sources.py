@@ -3,7 +3,7 @@
 Every source gives `support_set(entry)`, so that prototypes are made of them by one way.
 """
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovdense.compat.images import SUFFIXES, read_upright
+from ovdense.compat.images import SUFFIXES
+from ovdense.compat.paths import data_path
 from ovdense.structures import ClassEntry
-from ovdense.support.store import SupportImage, SupportSet
+from ovdense.support.retrieval import ImageIndex, folder_images, index_images
+from ovdense.support.retrieve import retrieve_support
+from ovdense.support.store import SupportImage, SupportSet, SupportStore
 
 MASK_SUFFIX = ".mask.png"
 
@@ -55,41 +58,30 @@ class FolderSupport:
 
 
 class RetrievedSupport:
-    """The photos of a collection that an image-text encoder finds nearest to the class's name.
+    """The photos of an archive that an image-text encoder finds nearest to the class's name.
 
-    `encoder`: a dual encoder, or its config; `files`: the photos, or a folder of them. Their vectors are computed once, `num_images` are taken,
-    the best first, by cosine with "a photo of a NAME".
+    `encoder`: a dual encoder, or its config; `archive`: a folder of photos, or a list of folders and files, below the data root unless absolute. Their
+    vectors are computed once and kept; `num_images` are taken, the best first.
     """
 
-    def __init__(self, encoder: Any, *, files: str | Path | Sequence[str | Path], num_images: int = 16) -> None:
+    def __init__(self, encoder: Any, *, archive: str | Path | Sequence[str | Path], num_images: int = 16, data_root: str | None = None,
+                 store: SupportStore | str | Path | None = None, progress: bool = False) -> None:  # fmt: skip
         from ovdense.registry import MODELS
 
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
-        self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
-        if isinstance(files, (str, Path)):
-            folder = Path(files).expanduser()
-            if not folder.is_dir():
-                raise FileNotFoundError(f"a folder of photos must exist, got {folder}")
-            files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not files:
-            raise ValueError("there must be at least one photo to retrieve from, got none")
-        self.files, self.num_images = [Path(f).absolute() for f in files], num_images
-        self._rows: Tensor | None = None
-        self._digests: list[str] = []
-
-    def rows(self) -> Tensor:
-        """Return a unit vector a photo, (N, D)."""
-        if self._rows is None:
-            self._rows = torch.cat([self.encoder.encode_image(normalised(read_upright(f), self.encoder)) for f in self.files])
-            self._digests = [_digest(f) for f in self.files]
-        return self._rows
+        self.encoder = MODELS.build(encoder) if isinstance(encoder, Mapping) else encoder
+        places = [data_path(a, data_root) for a in ([archive] if isinstance(archive, str | Path) else archive)]
+        self.paths = [f for p in places for f in (folder_images(p) if p.is_dir() else [p])]
+        self.num_images, self.progress = num_images, progress
+        self.store = store if isinstance(store, SupportStore) else SupportStore(store)
+        self._index: ImageIndex | None = None
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
-        cosine_N = self.rows() @ self.encoder.encode_text([entry.noun]).rows_MD[0].to(self.rows())
-        best = cosine_N.argsort(descending=True, stable=True)[: self.num_images].tolist()
-        images = tuple(SupportImage(path=self.files[n], sha256=self._digests[n], details={"similarity": round(float(cosine_N[n]), 6)}) for n in best)
-        return SupportSet(name=entry.name, images=images, made_with={"kind": "retrieved", "encoder": self.encoder.fingerprint(), "archive": len(self.files)})
+        if self._index is None:
+            self._index = index_images(self.paths, self.encoder, progress=self.progress)
+        row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]
+        return retrieve_support(entry.name, row_D, self._index, self.num_images, self.store, said={"encoder": self.encoder.fingerprint()})
 
 
 class TextHeat:

@@ -20,6 +20,7 @@ from ovdense.registry import MODELS
 from ovdense.vision.backbones import TimmBackbone
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.dense_clip import ClipDenseEncoder
+from ovdense.vision.diffusion import QueryReader, load_pipeline, pipeline_fingerprint, ready
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -101,28 +102,48 @@ def _normalised(image_BCHW: Tensor, mean: Sequence[float], std: Sequence[float])
 class DiffusionQueries(FeatureExtractor):
     """Cross-attention queries of a text-to-image pipeline's UNet at `timestep`, empty prompt: for Stable Diffusion 1.5, 7,680 features on 64 x 64.
 
-    `pipeline`: folder, hub name, or a diffusers pipeline. `layers`: numbers among its cross-attention layers, None the published ones. `image_px`:
-    images are read as squares of this side (None: what the pipeline draws); `grid_px`: side of the feature map (None: the latents').
+    `pipeline`: folder or hub name (loaded at the first use), or a diffusers pipeline. `layers`: numbers among its cross-attention layers, None
+    the published ones. `image_px`: images are read as squares of this side (None: what the pipeline draws); `grid_px`: side of the feature
+    map (None: the latents').
     """
 
     def __init__(self, pipeline: Any, *, layers: Sequence[int] | None = None, timestep: int = 200, seed: int = 43, image_px: int | None = None,
                  grid_px: int | None = None, device: str | None = None, dtype: str | None = None) -> None:  # fmt: skip
         super().__init__()
-        from ovdense.vision.diffusion import QueryReader, load_pipeline, pipeline_fingerprint, ready
+        self._source, self._read, self._print = pipeline, None, ""
+        self.layers, self.timestep, self.seed, self.device, self.dtype = layers, timestep, seed, device, dtype
+        self._image_px, self._grid_px = image_px, grid_px
 
-        pipeline = load_pipeline(pipeline, device=device, dtype=dtype) if isinstance(pipeline, (str, Path)) else ready(pipeline, device)
-        side = pipeline.unet.config.sample_size
-        self.image_px, self.grid_px = image_px or side * pipeline.vae_scale_factor, grid_px or side
-        self.query_size = self.support_size = ReadingSize(square=self.image_px)
-        self.reader = QueryReader(pipeline, layers, timestep, seed)
-        self.width = self.reader.width
-        self._print = pipeline_fingerprint(pipeline)
+    @property
+    def reader(self) -> QueryReader:
+        """Return the reader; the pipeline is loaded when it is first asked for."""
+        if self._read is None:
+            local = isinstance(self._source, (str, Path))
+            pipeline = load_pipeline(self._source, device=self.device, dtype=self.dtype) if local else ready(self._source, self.device)
+            self._print = pipeline_fingerprint(pipeline)
+            self._read = QueryReader(pipeline, self.layers, self.timestep, self.seed)
+        return self._read
+
+    @property
+    def width(self) -> int:
+        return self.reader.width
+
+    @property
+    def image_px(self) -> int:
+        return self._image_px or self.reader.pipeline.unet.config.sample_size * self.reader.pipeline.vae_scale_factor
+
+    @property
+    def query_size(self) -> ReadingSize:
+        return ReadingSize(square=self.image_px)
+
+    support_size = query_size
 
     def features(self, image_BCHW: Tensor) -> Tensor:
-        return self.reader(image_BCHW, (self.grid_px, self.grid_px)).to(image_BCHW.device)
+        side = self._grid_px or self.reader.pipeline.unet.config.sample_size
+        return self.reader(image_BCHW, (side, side)).to(image_BCHW.device)
 
     def settings(self) -> dict[str, Any]:
-        return {"pipeline": self._print, "layers": self.reader.layers, "timestep": self.reader.timestep, "seed": self.reader.seed, "grid_px": self.grid_px}
+        return {"layers": self.reader.layers, "pipeline": self._print, "timestep": self.timestep, "seed": self.seed, "grid_px": self._grid_px}
 
 
 @MODELS.register_module()

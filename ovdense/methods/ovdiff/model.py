@@ -98,6 +98,8 @@ class OVDiff(OpenVocabModel):
     prototypes, never filtered away). `bank_file`: prototypes of `tools/build_support_set.py`, used as they are where they hold the vocabulary's classes.
     """
 
+    training_free = True
+
     def __init__(
         self, *, extractors: Sequence[dict | FeatureExtractor], support: Any = None, masks: Any = None, heat_encoder: dict | nn.Module | None = None,
         prefilter: dict | CategoryFilter | None = None, stuff: Sequence[str] = (), prototypes: dict | None = None, test: dict | None = None,

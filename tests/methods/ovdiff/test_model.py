@@ -1,0 +1,135 @@
+"""The segmenter end to end: constructed images, a tiny drawn support set, the user's own pictures, stored banks."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovdense.methods.ovdiff.model import OVDiff
+from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
+from ovdense.support.generation import GeneratedSupport
+from ovdense.support.sources import FolderSupport
+from ovdense.vision.diffusion import ready
+from ovdense.vision.extractors import DiffusionQueries, FeatureExtractor
+from tests.tiny_pipeline import tiny_sd
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 230)}
+GREY = (128, 128, 128)
+VOCABULARY = Vocabulary((ClassEntry(name="background", is_background=True), *(ClassEntry(name=n) for n in COLOURS)))
+
+
+class MeanColours(FeatureExtractor):
+    """Colour less grey, of cells of 4 pixels: features that are right by construction."""
+
+    calls = 0
+
+    def features(self, image_BCHW):
+        type(self).calls += 1
+        pooled = torch.nn.functional.avg_pool2d(image_BCHW, 4) - 0.5
+        return torch.cat([pooled, torch.full_like(pooled[:, :1], 0.05)], 1)
+
+    def settings(self):
+        return {}
+
+
+def scene(boxes, size=(64, 80)):
+    """Return a grey picture (H, W, 3) with coloured boxes, and its true label map."""
+    image, label = np.full((*size, 3), GREY, np.uint8), np.zeros(size, np.int64)
+    for name, (y1, x1, y2, x2) in boxes.items():
+        image[y1:y2, x1:x2] = COLOURS[name]
+        label[y1:y2, x1:x2] = VOCABULARY.index(name)
+    return image, label
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Return a folder of the user's own pictures with masks, two a class."""
+    for k, name in enumerate(COLOURS):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for n in range(2):
+            image, label = scene({name: (8 + 4 * n, 8, 40, 40 + 8 * k)})
+            Image.fromarray(image).save(tmp_path / "mine" / name / f"{n}.png")
+            Image.fromarray((label > 0).astype(np.uint8) * 255).save(tmp_path / "mine" / name / f"{n}.mask.png")
+    return tmp_path / "mine"
+
+
+def model_of(support, tmp_path, **kwargs):
+    settings = dict(extractors=[MeanColours()], prototypes=dict(num_parts=2), test=dict(crops=((48, 24),)), prototype_folder=tmp_path / "prototypes")
+    return OVDiff(support=support, **{**settings, **kwargs})
+
+
+def predict(model, *images, vocabulary=VOCABULARY, pad=0):
+    model.set_vocabulary(vocabulary)
+    targets = [ImageTarget(image_id=n, file_name="", size_hw=i.shape[:2], original_size_hw=i.shape[:2], boxes_xyxy=torch.zeros(0, 4),
+                           labels=torch.zeros(0, dtype=torch.int64)) for n, i in enumerate(images)]
+    data = model.data_preprocessor({"images": [torch.from_numpy(i.transpose(2, 0, 1).copy()) for i in images], "targets": targets})
+    return [r.label_map_HW.numpy() for r in model.predict(torch.nn.functional.pad(data["images"], (0, pad, 0, pad)), targets)]
+
+
+def test_ovdiff__segments_a_constructed_image(examples, tmp_path):
+    image, truth = scene({"red": (8, 8, 32, 32), "blue": (32, 40, 56, 72)})
+    [label] = predict(model_of(FolderSupport(examples), tmp_path), image)
+    assert (label == truth).mean() > 0.97 and set(np.unique(label)) == {0, 1, 3}
+
+
+def test_ovdiff__batch_and_padding_change_nothing(examples, tmp_path):
+    model = model_of(FolderSupport(examples), tmp_path)
+    first, second = scene({"red": (8, 8, 32, 32)})[0], scene({"green": (8, 8, 32, 48)}, (48, 64))[0]
+    together = predict(model, first, second, pad=9)
+    for image, label in zip((first, second), together):
+        assert np.array_equal(predict(model, image)[0], label)
+
+
+def test_ovdiff__order_of_the_vocabulary_permutes_the_labels(examples, tmp_path):
+    image, _ = scene({"red": (8, 8, 32, 32), "blue": (32, 40, 56, 72)})
+    model = model_of(FolderSupport(examples), tmp_path)
+    turned = Vocabulary(tuple(VOCABULARY[k] for k in (2, 0, 3, 1)))
+    [a], [b] = predict(model, image), predict(model, image, vocabulary=turned)
+    assert [VOCABULARY.names[k] for k in a.ravel()] == [turned.names[k] for k in b.ravel()]
+
+
+def test_ovdiff__without_a_background_class_every_pixel_has_a_class(examples, tmp_path):
+    image, _ = scene({"red": (8, 8, 32, 32)})
+    [label] = predict(model_of(FolderSupport(examples), tmp_path), image, vocabulary=Vocabulary(VOCABULARY.entries[1:]))
+    assert label[16, 16] == 0 and label.max() <= 2
+
+
+def test_ovdiff__image_is_read_once_for_all_classes_and_a_new_class_builds_itself_only(examples, tmp_path):
+    model, image = model_of(FolderSupport(examples), tmp_path), scene({"red": (8, 8, 32, 32)})[0]
+    two = Vocabulary(VOCABULARY.entries[:3])
+    predict(model, image, vocabulary=two)
+    MeanColours.calls = 0
+    predict(model, image, vocabulary=two)
+    crops = MeanColours.calls
+    MeanColours.calls = 0
+    predict(model, image)
+    assert MeanColours.calls == crops + 2  # the two pictures of the new class
+    assert len(list((tmp_path / "prototypes").glob("*.safetensors"))) == 3
+
+
+def test_ovdiff__stored_banks_give_the_same_labels_without_a_support_set(examples, tmp_path):
+    image, _ = scene({"red": (8, 8, 32, 32), "blue": (32, 40, 56, 72)})
+    made = model_of(FolderSupport(examples), tmp_path)
+    made.save_banks(tmp_path / "bank.safetensors", VOCABULARY)
+    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors")
+    assert np.array_equal(predict(made, image)[0], predict(stored, image)[0])
+    with pytest.raises(ValueError, match="holds the classes"):
+        predict(stored, image, vocabulary=Vocabulary(VOCABULARY.entries[:3]))
+
+
+def test_folder_support__a_class_without_pictures_raises(examples, tmp_path):
+    with pytest.raises(FileNotFoundError, match="must have a folder of pictures named 'pink'"):
+        predict(model_of(FolderSupport(examples), tmp_path), scene({})[0], vocabulary=Vocabulary.of(["red", "pink"]))
+
+
+def test_ovdiff__a_tiny_pipeline_from_drawing_to_labels_twice_the_same(tmp_path):
+    pipeline = ready(tiny_sd())
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    words = Vocabulary((VOCABULARY[0], ClassEntry(name="traffic_light"), ClassEntry(name="cat")))
+
+    def run(folder):
+        support = GeneratedSupport(pipeline, settings=dict(num_images=2, num_steps=2), store=tmp_path / folder, batch_size=2)
+        model = model_of(support, tmp_path / folder, extractors=[DiffusionQueries(pipeline)], test=dict(crops=(), pamr=True))
+        return predict(model, image, vocabulary=words)[0], model.encode_text(words).banks[0].bank.rows_MD
+
+    (label, rows), (again, rows_again) = run("a"), run("b")
+    assert np.array_equal(label, again) and torch.equal(rows, rows_again) and rows.shape[1] == 7680 * 16 // 320  # the published width at 16 channels instead of 320
