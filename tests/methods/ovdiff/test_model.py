@@ -132,4 +132,5 @@ def test_ovdiff__a_tiny_pipeline_from_drawing_to_labels_twice_the_same(tmp_path)
         return predict(model, image, vocabulary=words)[0], model.encode_text(words).banks[0].bank.rows_MD
 
     (label, rows), (again, rows_again) = run("a"), run("b")
-    assert np.array_equal(label, again) and torch.equal(rows, rows_again) and rows.shape[1] == 7680 * 16 // 320  # the published width at 16 channels instead of 320
+    assert np.array_equal(label, again) and torch.equal(rows, rows_again)
+    assert rows.shape[1] == 7680 * 16 // 320  # the published width at 16 channels instead of 320
