@@ -48,7 +48,7 @@ class SemanticDataset(Dataset):
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
         self.image_folder = image_folder
         self._paths, self._names, self._ids = tuple(paths)[:first], tuple(names)[:first], image_ids(names)[:first]
-        self.vocabulary = _as_vocabulary(vocabulary, data_root) or Vocabulary(tuple({entry.name: entry for entry in known.values()}.values()))
+        self.vocabulary = _told(_as_vocabulary(vocabulary, data_root), known)
         self._class_of_value = _class_of_value(self.vocabulary, known, self.dataset_name)
         if description_file is not None:
             self.vocabulary = with_descriptions(self.vocabulary, _found(description_file, data_root))
@@ -98,6 +98,14 @@ class SemanticDataset(Dataset):
         for step in self.transforms:
             sample = step(sample)
         return sample
+
+
+def _told(asked: Vocabulary | None, known: Mapping[int, ClassEntry]) -> Vocabulary:
+    """Return the asked classes, where only the name was given with all that the data set knows of it (descriptions, background); None: all."""
+    entry_of = {e.name: e for e in known.values()}
+    if asked is None:
+        return Vocabulary(tuple(entry_of.values()))
+    return Vocabulary(tuple(entry_of.get(e.name, e) if e == ClassEntry(name=e.name) else e for e in asked))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -35,11 +35,11 @@ def shortest_edge_size(size_hw: tuple[int, int], short_side: int, max_size: int)
     return (long_side, short_side) if width < height else (short_side, long_side)
 
 
-def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Return the (H, W, 3) uint8 image at another size, bilinear with antialiasing."""
+def resize_image(image: np.ndarray, size_hw: tuple[int, int], resample: str = "bilinear") -> np.ndarray:
+    """Return the (H, W, 3) uint8 image at another size, `resample` "bilinear" or "lanczos", with antialiasing."""
     if image.shape[:2] == tuple(size_hw):
         return image
-    return np.asarray(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling[resample.upper()]))
 
 
 def read_image(path: str) -> np.ndarray:
@@ -189,10 +189,13 @@ def _swap_sides(sample: dict) -> dict:
 class ResizeShortestEdge:
     """Scale the image so that its shorter side is one of `short_sides` (drawn at random), its longer about `max_size` at most.
 
-    Boxes narrower than `min_size` pixels afterwards are dropped.
+    Boxes narrower than `min_size` pixels afterwards are dropped. `resample`: "bilinear", or "lanczos".
     """
 
-    def __init__(self, short_sides: Sequence[int] = (800,), max_size: int = 1333, min_size: float = 1.0) -> None:
+    def __init__(self, short_sides: Sequence[int] = (800,), max_size: int = 1333, min_size: float = 1.0, resample: str = "bilinear") -> None:
+        if resample not in ("bilinear", "lanczos"):
+            raise ValueError(f"resample must be 'bilinear' or 'lanczos', got {resample!r}")
+        self.resample = resample
         if not short_sides or min(short_sides) < 1 or max_size < max(short_sides):
             raise ValueError(f"short_sides must be positive and at most max_size, got {tuple(short_sides)} and {max_size}")
         self.short_sides, self.max_size, self.min_size = tuple(short_sides), max_size, min_size
@@ -201,7 +204,7 @@ class ResizeShortestEdge:
         old_hw = sample["image"].shape[:2]
         pick = int(sample["rng"].integers(len(self.short_sides))) if len(self.short_sides) > 1 else 0
         new_hw = shortest_edge_size(old_hw, self.short_sides[pick], self.max_size)
-        sample["image"] = resize_image(sample["image"], new_hw)
+        sample["image"] = resize_image(sample["image"], new_hw, self.resample)
         scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
         sample["boxes_xyxy"] = sample["boxes_xyxy"] * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
         return clip_boxes(change_pixels(sample, lambda pixels: nearest(pixels, new_hw)), self.min_size)

@@ -1,7 +1,7 @@
 """Tokenizer and text encoder in the form that diffusers' pipelines take them: transformers' own classes."""
 from typing import Any
 
-from ovdense.text.encoders import _from_pretrained
+from ovdense.text.encoders import _quiet_transformers
 from ovdense.text.tokenizers import embedded_folder
 
 
@@ -18,7 +18,9 @@ def embedded_pipeline_text(num_layers: int = 0, max_tokens: int = 20) -> tuple[A
     folder = embedded_folder()
     tokenizer = BertTokenizerFast.from_pretrained(str(folder), local_files_only=True, model_max_length=max_tokens)
     tokenizer.model_max_length = max_tokens
-    encoder = _from_pretrained(BertModel, folder).eval().requires_grad_(False)
+    with _quiet_transformers():
+        # with its pooler, unused: a pipeline's loader would else make up a new one each time
+        encoder = BertModel.from_pretrained(str(folder), local_files_only=True).eval().requires_grad_(False)
     encoder.encoder.layer = encoder.encoder.layer[:num_layers]
     encoder.config.num_hidden_layers = num_layers
     encoder.config.use_attention_mask = True  # pipelines pass the mask of padding only where the config says so

@@ -2,7 +2,9 @@
 
 Only public interfaces: `set_attn_processor` for attention maps, forward hooks on `attn2.to_q` for features. B images, C channels.
 """
+import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
     from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler
     from diffusers.utils import logging
 
+    import ovdense.vision.patch_autoencoder  # noqa: F401  (the loader takes components only of modules that are there already)
+
     local = Path(source).expanduser()
     if not local.is_dir() and (local.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1):
         raise FileNotFoundError(f"a diffusion pipeline must be an existing folder or a hub name such as 'owner/stable-diffusion-2-1', got {source}")
@@ -35,10 +39,11 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            str(local if local.is_dir() else source), dtype=dtype, revision=revision, variant=variant, local_files_only=local.is_dir(),
-            use_safetensors=True, safety_checker=None, requires_safety_checker=False,
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of several libraries
+            pipeline = AutoPipelineForText2Image.from_pretrained(
+                str(local if local.is_dir() else source), dtype=dtype, revision=revision, variant=variant, local_files_only=local.is_dir(),
+                use_safetensors=True, safety_checker=None, requires_safety_checker=False,
+            )
     finally:
         logging.set_verbosity(before)
         logging.enable_progress_bar()

@@ -63,6 +63,7 @@ class FeatureExtractor(nn.Module):
 
     query_size = ReadingSize()
     support_size = ReadingSize()
+    _fingerprint: str | None = None
 
     @abstractmethod
     def features(self, image_BCHW: Tensor) -> Tensor:
@@ -82,11 +83,13 @@ class FeatureExtractor(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of settings and weights: the key of prototypes made with it."""
-        digest = hashlib.sha256(json.dumps([type(self).__name__, self.settings(), str(self.support_size)], sort_keys=True).encode())
-        for name, value in [*self.named_parameters(), *self.named_buffers()]:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:32]
+        if self._fingerprint is None:  # frozen: once is enough
+            digest = hashlib.sha256(json.dumps([type(self).__name__, self.settings(), str(self.support_size)], sort_keys=True).encode())
+            for name, value in [*self.named_parameters(), *self.named_buffers()]:
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            self._fingerprint = digest.hexdigest()[:32]
+        return self._fingerprint
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode."""

@@ -20,7 +20,7 @@ from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.mask_sources import SupportMasker
 from ovdense.support.prefilter import TOP_K, best_subset
 from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, load_bank, save_bank
-from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, PrototypeBank, background_bank, foreground_bank, prototype_bank
+from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassPrototypes, PrototypeBank, background_bank, foreground_bank, prototype_bank
 from ovdense.support.sources import SupportSource, TextHeat
 from ovdense.text.attributes import attribute_phrase
 from ovdense.vision.extractors import FeatureExtractor, ReadingSize
@@ -180,15 +180,18 @@ class OVDiff(OpenVocabModel):
         return tuple(banks), provenance
 
     def _built(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict]:
-        p, is_stuff, banks = self.prototypes, [e.name in self.stuff for e in entries], []
-        sets = [self.support.support_set(e) for e in entries]
-        for extractor in self.extractors:
-            made = [build_prototypes(e, s, extractor, self.masker, self.files, num_parts=p.num_parts, seed=p.seed, memory_bytes=p.memory_bytes)
-                    for e, s in zip(entries, sets)]  # fmt: skip
-            banks.append(prototype_bank(foreground_bank(made, p.kinds), background_bank(made, is_stuff, p.kinds, p.stuff_cosine)))
+        p, is_stuff = self.prototypes, [e.name in self.stuff for e in entries]
+        sets, found = [self.support.support_set(e) for e in entries], [self.build_class(e) for e in entries]
+        banks = [prototype_bank(foreground_bank(made, p.kinds), background_bank(made, is_stuff, p.kinds, p.stuff_cosine)) for made in zip(*found)]
         provenance = {"extractors": [e.fingerprint() for e in self.extractors], "sets": [s.fingerprint() for s in sets],
                       "made_with": dict(sets[0].made_with), "kinds": list(p.kinds), "num_parts": p.num_parts, "masks": self.masker.settings()}  # fmt: skip
         return tuple(banks), provenance
+
+    def build_class(self, entry: ClassEntry) -> list[ClassPrototypes]:
+        """Return a class's prototypes, one an extractor; what is not there yet is made and kept."""
+        p, support = self.prototypes, self.support.support_set(entry)
+        return [build_prototypes(entry, support, e, self.masker, self.files, num_parts=p.num_parts, seed=p.seed, memory_bytes=p.memory_bytes)
+                for e in self.extractors]  # fmt: skip
 
     def save_banks(self, path: str | Path, vocabulary: Vocabulary) -> None:
         """Write the banks of a vocabulary, built where need be, to a file for `bank_file`."""
@@ -228,16 +231,20 @@ class OVDiff(OpenVocabModel):
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
-        text, out = self.encode_text(self.vocabulary), []
+        out = []
         for image, target in zip(images, targets, strict=True):
-            height, width = target.size_hw
-            image = image[:, :height, :width]
-            [places] = self.encode_image(image[None])
-            label = label_map(places, text.banks, self.active_classes(image, text, self.vocabulary), (height, width), tuple(target.original_size_hw),
-                              background=self.test.background == "prototypes", with_background=text.background_index is not None,
-                              pamr_image_3HW=255 * image if self.test.pamr else None, threshold=self.test.threshold)  # fmt: skip
-            out.append(self._result(label, text, target))
+            image = image[:, : target.size_hw[0], : target.size_hw[1]]
+            out.append(self.answer(self.encode_image(image[None])[0], image, target))
         return out
+
+    def answer(self, places: Sequence[PlaceFeatures], image_3HW: Tensor, target: ImageTarget, filtered: bool = True) -> Results:
+        """Return the label map of an image (0..1, without padding) from its features; `filtered` False leaves the pre-filter out."""
+        text, size_hw = self.encode_text(self.vocabulary), tuple(image_3HW.shape[1:])
+        active = self.active_classes(image_3HW, text, self.vocabulary) if filtered else torch.ones(len(text.class_indices), dtype=torch.bool)
+        label = label_map(places, text.banks, active, size_hw, tuple(target.original_size_hw),
+                          background=self.test.background == "prototypes", with_background=text.background_index is not None,
+                          pamr_image_3HW=255 * image_3HW if self.test.pamr else None, threshold=self.test.threshold)  # fmt: skip
+        return self._result(label, text, target)
 
     def _result(self, label_HW: Tensor, text: SupportBanks, target: ImageTarget) -> Results:
         """Number 0 (background) and 1 + k become classes of the vocabulary."""

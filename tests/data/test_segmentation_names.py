@@ -1,0 +1,9 @@
+"""Semantic datasets asked by bare names keep what they know of the classes."""
+from ovdense.data.segmentation import ShapesSegmentation
+
+
+def test_vocabulary__of_bare_names_keeps_background_and_descriptions():
+    whole = ShapesSegmentation(split="val", test_mode=True)
+    part = ShapesSegmentation(split="val", vocabulary=["background", whole.vocabulary.names[5]], test_mode=True)
+    assert part.vocabulary.entries == (whole.vocabulary[0], whole.vocabulary[5])
+    assert part.vocabulary[0].is_background and part.vocabulary[1].descriptions
