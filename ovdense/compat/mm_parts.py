@@ -53,6 +53,22 @@ def seg_fpn_head(num_levels: int, strides: Sequence[int], *, in_channels: int, c
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0)))  # fmt: skip
 
 
+def deeplab_plus_head(in_channels: int, low_channels: int, num_classes: int, *, channels: int = 512, low_out: int = 48,
+                      dilations: Sequence[int] = (1, 12, 24, 36), dropout: float = 0.1) -> nn.Module:
+    """Return mmseg's DeepLabV3+ head (arXiv 1802.02611), separable convolutions in the pyramid and after it: of (fine map, ..., coarse map)."""
+    return _build("mmseg", dict(
+        type="DepthwiseSeparableASPPHead", in_channels=in_channels, in_index=-1, channels=channels, dilations=list(dilations), c1_in_channels=low_channels,
+        c1_channels=low_out, dropout_ratio=dropout, num_classes=num_classes, norm_cfg=dict(type="BN", requires_grad=True), align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0)))  # fmt: skip
+
+
+def seg_resnet(depth: int = 101) -> nn.Module:
+    """Return mmseg's ResNet with output stride 8 (dilation 2 and 4 in the last stages); BatchNorm's momentum is 0.01, as in DeepLab's PyTorch ports."""
+    return _build("mmseg", dict(
+        type="ResNet", depth=depth, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), out_indices=(0, 1, 2, 3), contract_dilation=True,
+        norm_cfg=dict(type="BN", requires_grad=True, momentum=0.01)))  # fmt: skip
+
+
 def det_fpn(in_channels: Sequence[int], channels: int, *, retina: bool) -> nn.Module:
     """Return mmdet's feature pyramid of five outputs: RetinaNet's (from stride 8, two more by convolution of the input) or Mask R-CNN's."""
     more = dict(start_level=1, add_extra_convs="on_input") if retina else {}

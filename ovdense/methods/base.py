@@ -46,6 +46,11 @@ class OpenVocabModel(BaseModel):
 
     training_free = False
 
+    @property
+    def wants_background(self) -> bool:
+        """Return whether the model can leave pixels to a background class, so that a demo adds one to what is asked for."""
+        return False
+
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], divisor: int = 32) -> None:
         super().__init__(data_preprocessor=ImagePreprocessor(mean=mean, std=std, divisor=divisor))
         self.vocabulary: Vocabulary | None = None

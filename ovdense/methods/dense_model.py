@@ -19,9 +19,15 @@ class TrainingFreeSegmenter(OpenVocabModel):
 
     training_free = True
 
+    background_thr: float | None = None
+
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean=mean, std=std, divisor=1)
         self._text: Any = None
+
+    @property
+    def wants_background(self) -> bool:
+        return self.background_thr is not None
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on. `prompt` must be "names"."""

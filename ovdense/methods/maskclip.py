@@ -74,4 +74,4 @@ class MaskClip(TrainingFreeSegmenter):
     def protocol(self) -> dict[str, Any]:
         said = "not asked for" if self.vocabulary is None or not any(e.is_background for e in self.vocabulary) else (
             f"score below {self.background_thr}" if self.background_thr is not None else "by its name" if not self.contexts else "by contexts")
-        return {**super().protocol(), "background": said, "contexts": ", ".join(self.contexts) or "none", "image_weight": self.image_weight}
+        return {**super().protocol(), "background_rule": said, "contexts": ", ".join(self.contexts) or "none", "image_weight": self.image_weight}

@@ -34,7 +34,7 @@ def test_background__is_what_scores_little_or_like_a_context(kwargs, grey_is):
     made.set_vocabulary(Vocabulary((BACKGROUND, *COLOURS)))
     label = predict(made, picture()).label_map_HW
     assert int(label[24, 8]) == 1 and int(label[24, 56]) == 3 and int(label[2, 32]) == grey_is
-    assert made.protocol()["background"] != "not asked for"
+    assert made.protocol()["background_rule"] != "not asked for"
 
 
 def test_background__without_a_rule_is_asked_by_its_name():
@@ -42,7 +42,7 @@ def test_background__without_a_rule_is_asked_by_its_name():
     made.set_vocabulary(Vocabulary((BACKGROUND, *Vocabulary.of(["red", "blue"]))))
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     image[..., 1] = 250
-    assert (predict(made, image).label_map_HW == 0).all() and made.protocol()["background"] == "by its name"
+    assert (predict(made, image).label_map_HW == 0).all() and made.protocol()["background_rule"] == "by its name"
     with pytest.raises(ValueError, match="background class in the vocabulary"):
         model(background_thr=0.3).set_vocabulary(COLOURS)
 

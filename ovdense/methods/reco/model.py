@@ -68,6 +68,7 @@ class ReCo(TrainingFreeSegmenter):
         self.retriever = dense if retriever is None else _built(retriever)
         self.requires_grad_(False)
         self.inference = _settings(inference, Inference, crf=CrfSettings)
+        self.background_thr = self.inference.background_thr
         self.builder = ReferenceBuilder(encoder, dense, self.retriever, _settings(retrieval, Retrieval), _settings(cosegmentation, CosegmentRules))
 
     @torch.no_grad()
@@ -81,9 +82,8 @@ class ReCo(TrainingFreeSegmenter):
         asked = [k for k, entry in enumerate(vocabulary) if threshold is None or not entry.is_background]
         if not asked:
             raise ValueError("a vocabulary must have a class that is not background to look for, got none")
-        names = [vocabulary[k].noun for k in asked]
-        text_MD = self.dense.encode_text(Vocabulary(tuple(vocabulary[k] for k in asked))).rows_MD
-        return _Text(self.builder.references(names), text_MD, torch.tensor(asked), background_K)
+        classes = [vocabulary[k] for k in asked]
+        return _Text(self.builder.references(classes), self.builder.texts(self.dense, classes), torch.tensor(asked), background_K)
 
     def score(self, features: _Features, text: _Text) -> Tensor:
         """Return (K, H, W) in 0..1 at the size of the network's input: sigmoid(cos(feature, reference)) x text attention (Sec. 3.4)."""
@@ -98,6 +98,11 @@ class ReCo(TrainingFreeSegmenter):
         pixels = (features.images_BCHW[0] * std + mean).clamp(0, 255).round().byte().permute(1, 2, 0).cpu().numpy()
         return dense_crf(score_KHW.log_softmax(0), pixels, self.inference.crf).to(score_KHW)
 
+    def _background(self) -> str:
+        if self.vocabulary is None or not any(e.is_background for e in self.vocabulary):
+            return "no class of it"
+        return "retrieved by its name" if self.background_thr is None else f"score below {self.background_thr}"
+
     def protocol(self) -> dict[str, Any]:
         rules, retrieval, chosen = self.builder.rules, self.builder.retrieval, self.inference
         index = self.builder.index if self._text is not None else None
@@ -106,11 +111,12 @@ class ReCo(TrainingFreeSegmenter):
             "archive_images": len(index) if index else 0,
             "archive": index.fingerprint()[:12] if index else "",
             "k": retrieval.k,
+            "synonyms": retrieval.use_synonyms,
             "window": rules.window,
             "text_attention": rules.text_attention,
             "contexts": ", ".join(rules.contexts) if rules.context_elimination else "none",
             "dense_inference": chosen.dense,
-            "background": "none" if chosen.background_thr is None else f"score below {chosen.background_thr}",
+            "background_rule": self._background(),
             "crf": chosen.crf is not None,
         }
 

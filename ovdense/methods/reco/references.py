@@ -21,15 +21,18 @@ from ovdense.support.retrieval import Engine, ImageIndex, index_images
 from ovdense.support.retrieve import retrieve_support
 from ovdense.support.store import SupportSet, SupportStore
 from ovdense.text.cache import EmbeddingCache
+from ovdense.text.prompts import average_unit
 
 ENCODE_BATCH = 10
+MEMORY_BYTES = 2**29  # of archive images' features
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
     """How support sets are found: `k` images a class, each seen as the middle square of `px` pixels; `index_px`, `index_square` are the index's.
 
-    `archive`: see `archive_paths`. `engine` "exact" or "faiss".
+    `archive`: see `archive_paths`. `engine` "exact" or "faiss". With `use_synonyms` a class is asked by the mean of its name's and its
+    synonyms' vectors (normalised, mean, normalised), in retrieval and in text attention; the release has names only.
     """
 
     archive: Archive
@@ -40,6 +43,7 @@ class Retrieval:
     index_square: bool = True
     engine: Engine = "exact"
     deduplicate: bool = True
+    use_synonyms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,8 @@ class ReferenceBuilder:
         self._vectors: dict[str, Tensor] = {}
         self._contexts: dict[str, Tensor] | None = None
         self._parts = ""
+        self._memory: dict[str, tuple[Tensor, ...]] = {}
+        self._room = MEMORY_BYTES
 
     @property
     def index(self) -> ImageIndex:
@@ -91,42 +97,61 @@ class ReferenceBuilder:
                 print_log(f"the archive has {len(self._index)} images, each class wants {r.k}: all are taken for each", logger="current", level=30)
         return self._index
 
-    def references(self, names: Sequence[str]) -> Tensor:
-        """Return (K, C) unit vectors of class names, in order."""
+    def references(self, classes: Sequence[ClassEntry]) -> Tensor:
+        """Return (K, C) unit vectors of the classes, in order."""
         contexts = self.contexts()
-        return torch.stack([self._of_class(ClassEntry(name=name).noun, contexts) for name in names])
+        return torch.stack([self._of_class(self.said(entry), contexts) for entry in classes])
+
+    def said(self, entry: ClassEntry) -> tuple[str, ...]:
+        """Return how a class is asked for: its noun, and its synonyms where they are used."""
+        return tuple(dict.fromkeys((entry.noun, *(entry.synonyms if self.retrieval.use_synonyms else ()))))
+
+    def texts(self, encoder: DualEncoder, classes: Sequence[ClassEntry]) -> Tensor:
+        """Return (K, D) unit vectors of the classes in a dual encoder's space."""
+        return torch.stack([average_unit(encoder.encode_text(self.said(entry)).rows_MD) for entry in classes])
 
     def contexts(self) -> dict[str, Tensor]:
         """Return the vectors of the context classes, in order; none where they are not eliminated."""
         if self._contexts is None:
             done: dict[str, Tensor] = {}
             for name in self.rules.contexts if self.rules.context_elimination else ():
-                done[name] = self._vector(name, done)
+                done[name] = self._vector((name,), done)
             self._contexts = done
         return self._contexts
 
-    def support(self, name: str) -> SupportSet:
-        """Return the images that stand for a class name: the nearest in the archive."""
-        query_D = self.retriever.encode_text([name]).rows_MD[0]
+    def support(self, said: Sequence[str]) -> SupportSet:
+        """Return the images that stand for a class, given how it is asked for: the nearest in the archive."""
+        query_D = average_unit(self.retriever.encode_text(said).rows_MD)
         r, templates = self.retrieval, self.retriever.templates
-        return retrieve_support(name, query_D, self.index, r.k, self.store, deduplicate=r.deduplicate, engine=r.engine,
+        return retrieve_support(" / ".join(said), query_D, self.index, r.k, self.store, deduplicate=r.deduplicate, engine=r.engine,
                                 said={"encoder": self.retriever.image.fingerprint(), "templates": templates if isinstance(templates, str) else list(templates)})
 
     @torch.no_grad()
-    def cosegment(self, name: str, contexts: Mapping[str, Tensor]) -> tuple[Cosegmentation, SupportSet]:
-        """Return what the support images of a class name have in common, and those images."""
-        support, rules = self.support(name), self.rules
-        text_D = self.dense.encode_text([name]).rows_MD[0] if rules.text_attention else None
-        feats, attentions = [], []
-        for first in range(0, len(support), ENCODE_BATCH):
-            images = archive_batch([i.read() for i in support.images[first : first + ENCODE_BATCH]], self.retrieval.px, self.encoder.mean, self.encoder.std)
-            feat_NCHW, dense_NDHW = self.encode(images.to(self.device), rules.text_attention)
-            feats.append(feat_NCHW)
-            if dense_NDHW is not None:
-                attentions.append(text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature))
-        feat_NCHW = torch.cat(feats)
-        weight_NHW = patch_weights(feat_NCHW, torch.cat(attentions) if attentions else None, [v.to(feat_NCHW) for v in contexts.values()])
+    def cosegment(self, said: Sequence[str], contexts: Mapping[str, Tensor]) -> tuple[Cosegmentation, SupportSet]:
+        """Return what the support images of a class have in common, and those images."""
+        support, rules = self.support(said), self.rules
+        text_D = average_unit(self.dense.encode_text(said).rows_MD) if rules.text_attention else None
+        feat_NCHW, dense_NDHW = self._encoded(support)
+        attention_NHW = None if text_D is None else text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature)
+        weight_NHW = patch_weights(feat_NCHW, attention_NHW, [v.to(feat_NCHW) for v in contexts.values()])
         return cosegment(feat_NCHW, weight_NHW, window=rules.window, reference=rules.reference), support
+
+    def _encoded(self, support: SupportSet) -> tuple[Tensor, Tensor | None]:
+        """Return features and places of a set's images; an image that several classes retrieve is encoded once, as far as memory goes."""
+        found: dict[str, tuple[Tensor, ...]] = {i.sha256: self._memory[i.sha256] for i in support.images if i.sha256 in self._memory}
+        new = list({i.sha256: i for i in support.images if i.sha256 not in found}.values())
+        for first in range(0, len(new), ENCODE_BATCH):
+            batch = new[first : first + ENCODE_BATCH]
+            images = archive_batch([i.read() for i in batch], self.retrieval.px, self.encoder.mean, self.encoder.std).to(self.device)
+            columns = [column for column in self.encode(images, self.rules.text_attention) if column is not None]
+            found.update((image.sha256, row) for image, row in zip(batch, zip(*columns)))
+        for key, row in found.items():
+            size = sum(t.nbytes for t in row)
+            if key not in self._memory and size <= self._room:
+                self._memory[key] = tuple(t.cpu().clone() for t in row)
+                self._room -= size
+        columns = [torch.stack([t.to(self.device) for t in column]) for column in zip(*(found[i.sha256] for i in support.images))]
+        return columns[0], columns[1] if self.rules.text_attention else None
 
     def encode(self, images_BCHW: Tensor, with_dense: bool) -> tuple[Tensor, Tensor | None]:
         """Return the encoder's last map and, if asked, the dual encoder's places, of images normalised for the encoder."""
@@ -139,16 +164,15 @@ class ReferenceBuilder:
     def device(self) -> torch.device:
         return next(self.encoder.parameters()).device
 
-    def _of_class(self, noun: str, contexts: Mapping[str, Tensor]) -> Tensor:
-        taken = noun if noun in contexts else self.rules.aliases.get(noun) if contexts else None
-        return contexts[taken] if taken is not None else self._vector(noun, contexts)
+    def _of_class(self, said: tuple[str, ...], contexts: Mapping[str, Tensor]) -> Tensor:
+        taken = said[0] if said[0] in contexts else self.rules.aliases.get(said[0]) if contexts else None
+        return contexts[taken] if taken is not None else self._vector(said, contexts)
 
-    def _vector(self, noun: str, contexts: Mapping[str, Tensor]) -> Tensor:
-        """Return the vector of a name, from memory, from disk, or computed."""
-        key = f"{noun} | {', '.join(contexts)}"
+    def _vector(self, said: tuple[str, ...], contexts: Mapping[str, Tensor]) -> Tensor:
+        """Return the vector of a class, from memory, from disk, or computed."""
+        key = f"{' / '.join(said)} | {', '.join(contexts)}"
         if key not in self._vectors:
-            row = _Computed(self, noun, contexts)
-            self._vectors[key] = self.cache.embed(row, [noun])[0].to(self.device)
+            self._vectors[key] = self.cache.embed(_Computed(self, said, contexts), list(said))[0].to(self.device)
         return self._vectors[key]
 
     def fingerprint(self) -> str:
@@ -162,13 +186,13 @@ class ReferenceBuilder:
 
 
 class _Computed:
-    """One name's vector as a request that the embedding cache can keep."""
+    """One class's vector as a request that the embedding cache can keep; each of the texts it is asked by gets it."""
 
-    def __init__(self, builder: ReferenceBuilder, noun: str, contexts: Mapping[str, Tensor]) -> None:
-        self.builder, self.noun, self.contexts = builder, noun, contexts
+    def __init__(self, builder: ReferenceBuilder, said: Sequence[str], contexts: Mapping[str, Tensor]) -> None:
+        self.builder, self.said, self.contexts = builder, said, contexts
 
     def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        return self.builder.cosegment(self.noun, self.contexts)[0].reference_C[None]
+        return self.builder.cosegment(self.said, self.contexts)[0].reference_C.expand(len(sentences), -1)
 
     def fingerprint(self) -> str:
         context = b"".join(v.detach().cpu().numpy().tobytes() for v in self.contexts.values())

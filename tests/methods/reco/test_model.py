@@ -45,9 +45,9 @@ class GivenSupport(ReferenceBuilder):
         self.sets, self.asked = sets, []
         return self
 
-    def support(self, name):
-        self.asked.append(name)
-        return self.sets[name]
+    def support(self, said):
+        self.asked.append(said[0])
+        return self.sets[said[0]]
 
     def fingerprint(self):
         return "given"
@@ -175,7 +175,7 @@ def picture():
 def predict(model, image):
     target = ImageTarget(image_id=1, file_name="", size_hw=image.shape[:2], original_size_hw=image.shape[:2], boxes_xyxy=torch.zeros(0, 4),
                          labels=torch.zeros(0, dtype=torch.int64))  # fmt: skip
-    data = model.data_preprocessor({"images": [torch.from_numpy(image).permute(2, 0, 1)], "targets": [target]})
+    data = model.data_preprocessor({"images": [torch.from_numpy(image.copy()).permute(2, 0, 1)], "targets": [target]})
     return model.predict(data["images"], data["targets"])[0]
 
 
@@ -186,9 +186,9 @@ def test_model__finds_what_the_names_support_sets_have_in_common(coloured):
     label = result.label_map_HW
     assert result.names[int(label[24, 8])] == "red" and result.names[int(label[24, 56])] == "blue" and int(label[2, 32]) == 0
     assert {int(v) for v in label.unique()} == {0, 1, 3}
-    found, support = model.builder.cosegment("red", {})
+    found, support = model.builder.cosegment(("red",), {})
     assert all(int(i.path.stem) % 3 == 0 for i in support.images)
-    assert model.protocol()["background"] == "score below 0.72" and model.protocol()["archive_images"] == 18
+    assert model.protocol()["background_rule"] == "score below 0.72" and model.protocol()["archive_images"] == 18
 
 
 def test_model__permuting_the_vocabulary_permutes_the_map(coloured):
@@ -244,4 +244,4 @@ def test_model__says_what_is_wrong(coloured, tmp_path):
 def test_model__fewer_images_than_wanted_are_all_taken(coloured):
     model = coloured()
     model.builder.retrieval = Retrieval(archive=model.builder.retrieval.archive, k=50, px=64, index_px=64)
-    assert len(model.builder.support("red")) == 18
+    assert len(model.builder.support(("red",))) == 18

@@ -1,0 +1,124 @@
+"""ReCo+: pseudo-labels matched by name, and a segmenter that learns them."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovdense.data.collate import collate_detection
+from ovdense.data.label_maps import LoadLabelMap
+from ovdense.data.segmentation import FolderSegmentation
+from ovdense.data.transforms import LoadImage, PackDetection
+from ovdense.methods.reco.plus import DilatedResNet, RecoPlus
+from ovdense.structures import Vocabulary
+from ovdense.vision.backbones import TimmBackbone
+from tests.methods.reco.test_model import picture
+from tests.methods.test_maskclip import BACKGROUND, COLOURS, model
+from tools.pseudo_label import write_labels
+
+
+class Predictor:
+    """OpenVocabPredictor's face on a model that takes arrays."""
+
+    def __init__(self, model):
+        self.model, self.vocabulary = model, model.vocabulary
+
+    def predict(self, file):
+        from ovdense.compat.images import read_upright
+        from tests.methods.reco.test_model import predict
+
+        return predict(self.model, read_upright(file))
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Photos in two folders with one name in both, and their pseudo-labels."""
+    mirrored = picture()[:, ::-1]
+    for name, image in (("a/1.png", picture()), ("b/1.png", mirrored), ("b/2.png", picture()[::-1])):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "b" / "broken.png").write_bytes(b"none")
+    made = model(image_weight=0.0, background_thr=0.7)
+    made.set_vocabulary(Vocabulary((BACKGROUND, *COLOURS)))
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    failed = write_labels(Predictor(made), files, tmp_path / "photos", tmp_path / "labels")
+    assert len(failed) == 1 and "broken.png" in failed[0]
+    return tmp_path
+
+
+def test_labels__lie_under_the_images_own_names(labelled):
+    first, second = (np.asarray(Image.open(labelled / "labels" / f"{n}/1.png")) for n in "ab")
+    assert first[24, 4] == 1 and first[24, 60] == 3 and second[24, 4] == 3 and second[24, 60] == 1
+    about = json.loads((labelled / "labels" / "classes.json").read_text())
+    assert [c["name"] for c in about["categories"]] == ["background", "red", "green", "blue"] and about["protocol"]["background_rule"]
+    made = model(image_weight=0.0)
+    made.set_vocabulary(Vocabulary((*COLOURS, BACKGROUND)))
+    with pytest.raises(ValueError, match="must not mix"):
+        write_labels(Predictor(made), [labelled / "photos/a/1.png"], labelled / "photos", labelled / "labels")
+    with pytest.raises(ValueError, match="same label file"):
+        write_labels(Predictor(made), [labelled / "photos/a/1.png", labelled / "photos/a/1.jpg"], labelled / "photos", labelled / "other")
+
+
+def dataset(folder):
+    return FolderSegmentation(image_prefix=str(folder / "photos"), label_prefix=str(folder / "labels"), classes=str(folder / "labels/classes.json"),
+                              image_suffix=".png", labelled_only=True, transforms=[LoadImage(), LoadLabelMap(), PackDetection()])  # fmt: skip
+
+
+def plus(folder, **kwargs) -> RecoPlus:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("resnet18", out_strides=(4, 16), norm_eval=False)
+    return RecoPlus(backbone, classes=str(folder / "labels/classes.json"), channels=16, low_channels=8, dilations=(1, 2), dropout=0.0, **kwargs)
+
+
+def test_plus__learns_the_labels_and_answers_in_any_order(labelled):
+    data = dataset(labelled)
+    assert len(data) == 3 and data.vocabulary.names == ("background", "red", "green", "blue") and data.vocabulary[0].is_background
+    made = plus(labelled)
+    batch = collate_detection([data[n] for n in range(3)])
+    inputs = made.data_preprocessor(batch, training=True)
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    losses = []
+    for _ in range(16):
+        made.train()
+        loss = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+    made.eval()
+    made.set_vocabulary(data.vocabulary)
+    first = made.predict(inputs["images"], inputs["targets"])[0].label_map_HW
+    order = ["blue", "green", "background", "red"]
+    made.set_vocabulary(Vocabulary.of(order))
+    swapped = made.predict(inputs["images"], inputs["targets"])[0].label_map_HW
+    assert torch.equal(swapped, torch.tensor([order.index(n) for n in data.vocabulary.names])[first])
+    with pytest.raises(KeyError, match="pseudo-labels only"):
+        made.set_vocabulary(Vocabulary.of(["cat"]))
+
+
+def test_plus__pixels_without_a_label_count_for_nothing(labelled):
+    data, made = dataset(labelled), plus(labelled).eval()
+    sample = data[0]
+    inputs = made.data_preprocessor({"images": [sample["image"]], "targets": [sample["target"]]})
+    before = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
+    label = sample["target"].label_map_HW
+    label[:, 30:] = 255
+    after = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
+    label[:] = 255
+    assert float(before) != float(after) and float(made.loss(inputs["images"], inputs["targets"])["loss_seg"]) == 0
+
+
+@pytest.mark.slow
+def test_dilated_resnet__keeps_stride_8_and_reads_torchvisions_names(tmp_path):
+    from torchvision.models import resnet50
+
+    published = resnet50(weights=None).eval()
+    torch.save(published.state_dict(), tmp_path / "resnet50.pth")
+    backbone = DilatedResNet(50, weights=tmp_path / "resnet50.pth").eval()
+    image = torch.rand(1, 3, 64, 96)
+    maps = backbone(image)
+    assert [tuple(m.tensor_BCHW.shape[1:]) for m in maps] == [(256, 16, 24), (512, 8, 12), (1024, 8, 12), (2048, 8, 12)]
+    stem = published.maxpool(published.relu(published.bn1(published.conv1(image))))
+    torch.testing.assert_close(maps[1].tensor_BCHW, published.layer2(published.layer1(stem)), atol=1e-4, rtol=1e-4)
