@@ -91,6 +91,7 @@ METRICS = Registry(
         "ovdense.evaluation.omnilabel",
         "ovdense.evaluation.d3",
         "ovdense.evaluation.grounding",
+        "ovdense.evaluation.absence",
         "ovdense.evaluation.referring",
         "ovdense.evaluation.phrase_masks",
         "ovdense.evaluation.phrase_cut",
