@@ -143,8 +143,9 @@ def _of(label: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -
 
 def _protocol(predictor: Any, dataset: Any, num_images: int, args: argparse.Namespace) -> dict[str, Any]:
     from ovdense.evaluation.ground_truth import fingerprint
+    from ovdense.evaluation.protocol import software, weights_fingerprint
 
-    told = {k: v for k, v in predictor.model.protocol().items() if k not in ("classes", "chunks")}
+    told = {k: v for k, v in predictor.model.protocol().items() if k not in ("classes", "vocabulary_sha256", "chunks")}
     return {
         "annotations": dataset.ann_file.name,
         "ann_sha256": fingerprint([dataset.ann_file]),
@@ -156,7 +157,9 @@ def _protocol(predictor: Any, dataset: Any, num_images: int, args: argparse.Name
         "interval": f"95%, {args.num_resamples:,} resamples of images",
         "seed": args.seed,
         "checkpoint": str(args.checkpoint),
+        "weights_sha256": weights_fingerprint(predictor.model.state_dict()),
         **told,
+        **software(),
     }
 
 

@@ -84,7 +84,7 @@ class ContextReport:
     """The numbers, all in percent; `by_attribute`: the altered ones by what was altered.
 
     `false_positives`: how many descriptions of something absent, altered or swapped ones (`absent_asked` in number), have a
-    detection of `threshold` or more anywhere in their image; `found`: how many objects their kept description finds with it.
+    detection of `threshold` or more anywhere in their image, the rest is N-acc; `found`: how many objects their kept description finds with it.
     """
 
     objects: int
@@ -103,7 +103,7 @@ class ContextReport:
         named: dict[str, float] = {"objects": self.objects, "images": self.images, "iou_kept": self.iou_kept, "confidence_kept": self.confidence_kept}
         named |= _spread("found", self.found)
         for way, share in self.false_positives.items():
-            named |= {f"absent_{way}_asked": self.absent_asked[way]} | _spread(f"absent_{way}_found", share)
+            named |= {f"absent_{way}_asked": self.absent_asked[way]} | _spread(f"absent_{way}_found", share) | {f"absent_{way}_N-acc": 100 - share.mean}
         for name, change in {**self.conditions, **{f"altered_{a}": c for a, c in self.by_attribute.items()}}.items():
             named |= {f"{name}_objects": change.objects, f"{name}_iou": change.iou, f"{name}_confidence": change.confidence, f"{name}_ties": change.ties}
             named |= _spread(f"{name}_iou_change", change.iou_change) | _spread(f"{name}_confidence_change", change.confidence_change)

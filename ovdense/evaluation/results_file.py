@@ -1,7 +1,7 @@
 """Detections as files in COCO's result form, which the official tools read back to the very same numbers."""
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +18,26 @@ def write_detections(path: str | Path, detections: np.ndarray, rles: Sequence[Rl
     Without masks FILE.json; with them FILE.bbox.json and FILE.segm.json, as many as `iou_types` has.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for kind in iou_types:
         target = path if rles is None else path.with_suffix(f".{kind}.json")
-        _write_rows(target, detections, rles if kind == "segm" else None)
+        write_rows(target, detections, rles if kind == "segm" else None, boxes=kind == "bbox")
         written.append(target)
     return written
 
 
-def _write_rows(path: Path, detections: np.ndarray, rles: Sequence[Rle] | None) -> None:
-    """Write the list a part at a time, through a temporary file."""
+def write_rows(path: Path, detections: np.ndarray, rles: Sequence[Rle] | None, *, boxes: bool, names: Mapping[int, str] | None = None) -> None:
+    """Write the list a part at a time, through a temporary file; `names`, by category id, add a category_name to each row."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf8") as file:
             file.write("[")
             for start in range(0, len(detections), _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
-                rows = as_results(detections[part], None if rles is None else rles[part], boxes=rles is None)
-                file.write(("," if start else "") + ",\n".join(json.dumps(row) for row in rows))
+                rows = as_results(detections[part], None if rles is None else rles[part], boxes=boxes)
+                named = rows if names is None else [row | {"category_name": names[row["category_id"]]} for row in rows]
+                file.write((",\n" if start else "") + ",\n".join(json.dumps(row, ensure_ascii=False) for row in named))
             file.write("]\n")
         temporary.replace(path)
     finally:

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ovdense.evaluation.base import ReportedMetric
 from ovdense.evaluation.protocol import merged, software, weights_fingerprint
-from ovdense.evaluation.report import format_table, write_json, write_predictions, write_report
+from ovdense.evaluation.records import as_detections, detection_record, masks_of
+from ovdense.evaluation.report import format_table, write_json, write_report
+from ovdense.evaluation.results_file import write_rows
 from ovdense.registry import HOOKS, METRICS
 from ovdense.structures import Results
 
@@ -85,11 +87,13 @@ def _run_protocol(runner: Runner) -> dict[str, Any]:
 
 
 @METRICS.register_module()
-class PredictionWriter(BaseMetric):
-    """Write all detections to `path` in COCO's result form; category_id is the annotation file's id of the class.
+class PredictionWriter(ReportedMetric):
+    """Write all detections to `path` in COCO's result form, numbers as they are; category_id is the annotation file's id of the class.
 
-    Label maps are written as PNGs (a number a pixel, the class in the vocabulary) into the folder of `path` without its suffix, and
-    `path` lists {image_id, file_name, label_map} and the classes.
+    With masks each detection has its box and its mask; the official tools take a mask's size from its box then (LvisMetric and
+    CocoMetric write files without, see `results_file`). Label maps are written as PNGs (a number a pixel, the class in the vocabulary)
+    into the folder of `path` without its suffix, and `path` lists {image_id, file_name, label_map} and the classes. The records of several
+    processes are gathered through files of arrays.
     """
 
     default_prefix = "predictions"
@@ -102,24 +106,39 @@ class PredictionWriter(BaseMetric):
         names = self.dataset_meta["classes"]
         for target, sample in zip(data_batch["targets"], data_samples, strict=True):
             found = _results(sample, names)
-            self.results.append(found if found.label_map_HW is None else self._written(found, target.file_name))
+            self.results.append(_detections(found) if found.label_map_HW is None else self._written(found, target.file_name))
 
     def _written(self, found: Results, file_name: str) -> dict[str, Any]:
+        """Write a label map and return its record; the name is held as its bytes."""
         from PIL import Image
 
-        file = (Path(self.path).with_suffix("") / file_name.lstrip("/")).with_suffix(".png")
-        file.parent.mkdir(parents=True, exist_ok=True)
         label = found.label_map_HW.numpy()
+        file = self._png(file_name)
+        file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label.astype(np.uint8 if len(found.names) <= 256 else np.uint16)).save(file)
-        return {"image_id": found.image_id, "file_name": file_name, "label_map": str(file.relative_to(Path(self.path).parent))}
+        return {"image_id": found.image_id, "file_name": np.frombuffer(file_name.encode(), dtype=np.uint8)}
 
-    def compute_metrics(self, results: list[Results | dict]) -> dict[str, float]:
-        if results and isinstance(results[0], dict):
-            write_json(self.path, {"classes": list(self.dataset_meta["classes"]), "images": results})
+    def _png(self, file_name: str) -> Path:
+        return (Path(self.path).with_suffix("") / file_name.lstrip("/")).with_suffix(".png")
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        names = self.dataset_meta["classes"]
+        if results and "file_name" in results[0]:
+            files = [(r["image_id"], r["file_name"].tobytes().decode()) for r in results]
+            images = [{"image_id": i, "file_name": f, "label_map": str(self._png(f).relative_to(Path(self.path).parent))} for i, f in files]
+            write_json(self.path, {"classes": list(names), "images": images})
             return {}
-        ids = self.dataset_meta.get("category_ids")
-        write_predictions(results, self.path, dict(zip(self.dataset_meta["classes"], ids)) if ids is not None else None)
+        ids = np.array(self.dataset_meta.get("category_ids") or range(len(names)), dtype=np.int64)
+        rles = masks_of(results) if results and "mask_bytes" in results[0] else None
+        name_of = {int(c): n for c, n in zip(ids, names, strict=True)}
+        write_rows(Path(self.path), as_detections(results, ids), rles, boxes=True, names=name_of)
         return {}
+
+
+def _detections(found: Results) -> dict[str, Any]:
+    masks = None if found.masks_NHW is None else found.masks_NHW.numpy()
+    boxes, scores, labels = (x.float().numpy() if x.is_floating_point() else x.numpy() for x in (found.boxes_xyxy, found.scores, found.labels))
+    return detection_record(found.image_id, boxes, scores, labels, len(scores), masks, found.size_hw)
 
 
 @HOOKS.register_module()
