@@ -1,4 +1,4 @@
-"""Published GLIP, DesCo-GLIP or DenseCLIP weights -> a checkpoint of ours: python tools/convert_weights.py desco_glip_tiny.pth desco_glip_tiny_ours.pth"""
+"""Published GLIP, DesCo, DenseCLIP, MDETR weights -> a checkpoint of ours: python tools/convert_weights.py desco_glip_tiny.pth desco_glip_tiny_ours.pth"""
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Convert a published GLIP, DesCo-GLIP or DenseCLIP checkpoint, or mmdet's of GLIP, to our names, check that it fits the config's model, "
-        "and write it. Nothing in the file can run code.",
+        description="Convert a published GLIP, DesCo-GLIP, DenseCLIP or MDETR checkpoint, or mmdet's of GLIP, to our names, check that it fits the "
+        "config's model, and write it. Nothing in the file can run code.",
         epilog="Then: python tools/test.py configs/desco_lvis.py DST, or tools/train.py with --cfg-options load_from=DST",
     )
     parser.add_argument("src", help="published file")
@@ -29,6 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="DenseCLIP, back: SRC is a checkpoint of ours, DST gets a plain state dict with the published names")  # fmt: skip
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
                         help="change the config, such as model.text_encoder.context_length=77")  # fmt: skip
+    parser.add_argument("--no-ema", action="store_true", help="of an MDETR file take `model` instead of `model_ema`, which its published figures are of")
     return parser.parse_args(argv)
 
 
@@ -45,15 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if dst.is_dir() or dst.exists() and src.exists() and dst.samefile(src):
             raise ValueError(f"DST must be another file than SRC, and no folder, got {dst}")
         cfg = load_config(args.config, args.cfg_options)
-        published = model_state(src)
         if args.to_published:
-            return _back(published, src, dst, args.config, cfg)
-        ours = _denseclip(published, args.clip) if _is_denseclip(published) else _converted(published, src, bgr_to_rgb=not args.keep_bgr)
+            return _back(model_state(src), src, dst, args.config, cfg)
+        mdetr = _read_mdetr(src)
+        published = model_state(src) if mdetr is None else mdetr.get("model") or mdetr
+        if mdetr is not None:
+            ours = _converted_mdetr(mdetr, src, ema=not args.no_ema)
+        else:
+            ours = _denseclip(published, args.clip) if _is_denseclip(published) else _converted(published, src, bgr_to_rgb=not args.keep_bgr)
         expected = {n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}
         unused = [n for n in expected if n.startswith(UNUSED) and n not in ours]
         ours |= {n: torch.zeros(expected[n]) for n in unused}
         _require_same(expected, {n: t.shape for n, t in ours.items()}, src, args.config)
-        write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr else "RGB"}})
+        write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr and mdetr is None else "RGB"}})
     if unused:
         print(f"{', '.join(unused)}: not in {src} and read by nothing, set to zero")
     for part in dict.fromkeys(name.partition(".")[0] for name in ours):
@@ -110,6 +115,25 @@ def _back(ours: Mapping, src: Path, dst: Path, config: str, cfg) -> int:
     torch.save(to_published(ours), dst)
     print(f"{len(ours)} tensors under the published names written to {dst}")
     return 0
+def _read_mdetr(src: Path) -> dict | None:
+    """Return a released MDETR file's weights, which lie beside settings of their own kind; None for another file."""
+    from ovdense.methods.mdetr.convert import is_published, read_published
+
+    try:
+        content = read_published(src)
+    except ValueError:
+        return None
+    return content if is_published(content.get("model") or content) else None
+
+
+def _converted_mdetr(content: Mapping, src: Path, *, ema: bool) -> dict:
+    """Return MDETR's tensors under our names; ValueError where the file is of another model."""
+    from ovdense.methods.mdetr.convert import convert_published
+
+    try:
+        return convert_published(content, ema=ema)
+    except KeyError as error:
+        raise ValueError(f"{src}: {error.args[0]}") from None
 
 
 def _require_same(expected: Mapping, got: Mapping, src: Path, config: str) -> None:

@@ -69,6 +69,7 @@ class MdetrCriterion:
     dice_weight: float = 1.0
     final_weight: float = 1.0
     answer_weight: float = 1.0
+    early_weight: float = 1.0
     no_object_weight: float = 0.1
     proposal_repeats: int = 4
     published: bool = False
@@ -150,6 +151,19 @@ class MdetrCriterion:
         positive[place] = tokens[goal]
         counted = torch.ones_like(outputs.valid_BL) if self.published else outputs.valid_BL
         return torch.stack([alignment_loss(layer, wanted, counted) for layer, wanted in zip(logit, positive)])
+
+    def early_loss(self, logit_BPL: Tensor, valid_BL: Tensor, centres_BP2: Tensor, truth: Sequence[ImageTruth]) -> dict[str, Tensor]:
+        """Return loss_early: image places, before they meet the caption, against the tokens of all boxes whose inside they are the centre of.
+
+        Ours, for short trainings (it aligns before it fuses, as arXiv 2107.07651 does with whole images); not in the paper.
+        """
+        positive = torch.zeros_like(logit_BPL, dtype=torch.bool)
+        for b, t in enumerate(truth):
+            boxes = cxcywh_to_xyxy(t.boxes)
+            inside_Pn = ((centres_BP2[b, :, None] > boxes[None, :, :2]) & (centres_BP2[b, :, None] < boxes[None, :, 2:])).all(-1)
+            positive[b] = (inside_Pn.float() @ t.tokens_nL.float()) > 0
+        pairs = max(mean_over_ranks(positive.any(-1).sum().float()), 1.0)
+        return {"loss_early": self.early_weight * alignment_loss(logit_BPL, positive, valid_BL) / pairs}
 
     def mask_losses(
         self, logit_MHW: Tensor, masks: Sequence[Tensor], pairs: Matches, truth: Sequence[ImageTruth], padded_hw: tuple[int, int]

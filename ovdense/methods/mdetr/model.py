@@ -10,6 +10,7 @@ import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
+from ovdense.heads.embedding_head import AlignmentHead
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.mdetr.criterion import ImageTruth, MdetrCriterion
 from ovdense.methods.mdetr.decode import object_scores, phrase_results, phrase_scores, pixel_boxes
@@ -79,11 +80,12 @@ class Mdetr(OpenVocabModel):
     """MDETR: `backbone`, `text_encoder`, and `transformer` (`MdetrTransformer`), `head` (`MdetrHead`), `criterion`, `test` by their settings.
 
     `masks` adds the mask head on the backbone's finer maps; "only" trains it alone with all the rest frozen (the published second
-    stage for PhraseCut). `divisor`: images are padded to a multiple of it (1 as published; padding is masked, yet border convolutions see it).
+    stage for PhraseCut). `early` also aligns places and tokens before they meet (ours, for short trainings). `divisor`: images are padded
+    to a multiple of it (1 as published; padding is masked, yet border convolutions see it).
     """
 
     def __init__(self, *, backbone: dict | nn.Module, text_encoder: dict | nn.Module, transformer: dict | None = None, head: dict | None = None,
-                 masks: bool | str = False, criterion: dict | None = None, test: dict | None = None, divisor: int = 1) -> None:
+                 masks: bool | str = False, early: bool = False, criterion: dict | None = None, test: dict | None = None, divisor: int = 1) -> None:
         backbone = _built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
         self.backbone, self.text_encoder = backbone, _built(text_encoder)
@@ -92,12 +94,14 @@ class Mdetr(OpenVocabModel):
         proposals = self.transformer.slots_from == "proposals"
         plain = {k: v for k, v in (head or {}).items() if k not in ("final", "answers")}
         self.proposal_head = MdetrHead(self.transformer.width, **plain) if proposals else None
+        # what projects places and tokens is trained directly as well, see `MdetrCriterion.early_loss`
+        self.early_head = AlignmentHead(self.transformer.width, self.transformer.width) if early else None
         self.masks = masks
         self.mask_head = None
         if masks:
             self.mask_head = MaskHead(self.transformer.width, self.transformer.num_heads, backbone.channels[-2::-1])
         if masks == "only":
-            for part in (self.backbone, self.text_encoder, self.transformer, self.head, self.proposal_head):
+            for part in (self.backbone, self.text_encoder, self.transformer, self.head, self.proposal_head, self.early_head):
                 if part is not None:
                     part.requires_grad_(False)
         self.criterion = MdetrCriterion(**(criterion or {}))
@@ -273,6 +277,9 @@ class Mdetr(OpenVocabModel):
         truth = image_truths(tokenized, targets, self.device, published=self.criterion.published)
         matches = self.criterion.match(out, truth)
         losses = {} if self.masks == "only" else self.criterion(out, truth, matches)
+        if self.early_head is not None and self.masks != "only":
+            places = image.source_BCHW.flatten(2).transpose(1, 2)
+            losses |= self.criterion.early_loss(self.early_head(places, text), tokenized.valid_BL, self.transformer.starts(image.valid_BHW)[..., :2], truth)
         if self.mask_head is not None:
             losses |= self._mask_losses(image, targets, truth, matches.of_layer(len(out.logit_NBQT) - 1), states, memory, tuple(images.shape[-2:]))
         if out.answers:

@@ -128,7 +128,7 @@ class MdetrTransformer(nn.Module):
             codes = codes.expand(batch, -1, -1)
             content = torch.zeros_like(codes)
         else:
-            proposals = propose(memory.image_BPC[None], self._starts(image.valid_BHW))
+            proposals = propose(memory.image_BPC[None], self.starts(image.valid_BHW))
             content, codes, reference = self._chosen(memory, image, proposals)
             if extra_slots is not None:
                 more = extra_slots.expand(batch, -1, -1)
@@ -136,7 +136,7 @@ class MdetrTransformer(nn.Module):
         states = self.decoder(content, codes, memory.tokens_BLC, memory.positions_BLC, memory.valid_BL, last_only=last_only)
         return states, reference, proposals
 
-    def _starts(self, valid_BHW: Tensor) -> Tensor:
+    def starts(self, valid_BHW: Tensor) -> Tensor:
         """Return (B, P, 4) the square at each place's centre, in shares of the image's own size."""
         valid = valid_BHW.float()
         rows, columns = valid.cumsum(1), valid.cumsum(2)

@@ -9,14 +9,14 @@ from ovdense.text.phrases import find_phrases
 from ovdense.vision.backbones import TimmBackbone
 
 
-def tiny(*, slots_from="learned", tokens="position", masks=False, criterion=None, head=None, **test) -> Mdetr:
+def tiny(*, slots_from="learned", tokens="position", masks=False, joined=None, criterion=None, head=None, **test) -> Mdetr:
     torch.manual_seed(0)
     model = Mdetr(
         backbone=TimmBackbone("resnet18", out_strides=(4, 8, 16, 32) if masks else (16, 32), norm_frozen=True),
         text_encoder=BertTextEncoder(weights=None, frozen=False, config=dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
                                                                              hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
         transformer=dict(width=128 if masks else 32, num_heads=8 if masks else 2, encoder_layers=1, decoder_layers=2, ffn_width=32, dropout=0.0,
-                         text_dropout=0.0, num_slots=6, slots_from=slots_from, joined=1 if masks else 2),
+                         text_dropout=0.0, num_slots=6, slots_from=slots_from, joined=joined or (1 if masks else 2)),
         head=dict(align_width=16, tokens=tokens) | (head or {}), masks=masks, criterion=criterion, test=test,
     )
     return model.eval()

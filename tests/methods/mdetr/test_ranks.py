@@ -1,0 +1,75 @@
+"""Two processes that share a batch learn and measure as one process with the whole of it."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.methods.mdetr.tiny import BIRD, DOG, losses, target, tiny, total
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = '''
+import json, os, sys
+import torch
+from torch import distributed
+from tests.methods.mdetr.test_ranks import measured, step
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+loss, grads, found = step([rank])
+metrics = measured([rank, rank + 2], 4)
+torch.save({"loss": loss, "grads": grads, "found": found, "metrics": metrics}, sys.argv[3] + str(rank))
+'''
+
+
+def step(which):
+    """Return the loss, the gradients and the single losses of the targets `which` of two."""
+    model = tiny(slots_from="proposals", tokens="alignment", joined=1).train()
+    targets = [target(n, **(DOG, BIRD)[n]) for n in which]
+    from tests.methods.mdetr.tiny import image
+
+    found = losses(model, targets, [image(n) for n in which])
+    loss = total(found)
+    loss.backward()
+    return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, {k: float(v.detach()) for k, v in found.items()}
+
+
+def measured(which, count):
+    """Return the figures of phrase grounding over images 0..count - 1, of which this process has seen `which`."""
+    import json
+    import tempfile
+
+    from ovdense.evaluation.grounding import PhraseGroundingMetric
+
+    images = [{"id": n, "file_name": f"{n}.png", "height": 50, "width": 50, "caption": "a cat"} for n in range(count)]
+    annotations = [{"id": n, "image_id": n, "bbox": [5, 5, 20, 20], "tokens_positive": [[0, 5]]} for n in range(count)]
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+        json.dump({"images": images, "annotations": annotations}, file)
+    metric = PhraseGroundingMetric(ann_file=file.name, class_names=["phrase 1"])
+    for n in which:
+        box = [5.0, 5.0, 25.0, 25.0] if n % 3 else [30.0, 30.0, 40.0, 40.0]
+        metric.process(None, [{"img_id": n, "pred_instances": {"bboxes": torch.tensor([box]), "scores": torch.tensor([0.5]), "labels": torch.tensor([0])}}])
+    found = metric.evaluate(count)
+    os.unlink(file.name)
+    return found
+
+
+@pytest.mark.slow
+def test_two_gloo_ranks__equal_one_process_with_the_doubled_batch(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    arguments = [str(tmp_path / "meet"), str(tmp_path / "out")]
+    running = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(r), *arguments], env=environment, cwd=ROOT) for r in (0, 1)]
+    assert [p.wait(timeout=240) for p in running] == [0, 0]
+    ranks = [torch.load(f"{arguments[1]}{r}", weights_only=True) for r in (0, 1)]
+    loss, grads, found = step([0, 1])
+    torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, loss, rtol=1e-5, atol=1e-6)
+    for name, value in found.items():
+        if name.startswith("loss"):
+            assert (ranks[0]["found"][name] + ranks[1]["found"][name]) / 2 == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    for name, grad in grads.items():
+        mean = sum(r["grads"].get(name, torch.zeros_like(grad)) for r in ranks) / 2
+        torch.testing.assert_close(mean, grad, rtol=1e-3, atol=1e-5)
+    whole = measured([0, 1, 2, 3], 4)
+    for rank in ranks:
+        assert {k: v for k, v in rank["metrics"].items()} == pytest.approx(whole, nan_ok=True)
