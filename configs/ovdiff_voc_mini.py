@@ -18,8 +18,8 @@ from ovdense.data.transforms import LoadImage, PackDetection, ResizeShortestEdge
 from ovdense.evaluation.segmentation import SemanticMetric
 from ovdense.methods.dual_encoder import ConseDualEncoder
 from ovdense.methods.ovdiff.model import OVDiff
+from ovdense.methods.ovdiff.retrieved import RetrievedSupport
 from ovdense.support.mask_sources import GrabCutMasks
-from ovdense.support.sources import RetrievedSupport
 from ovdense.vision.extractors import BackboneFeatures, DenseEncoderFeatures
 
 model = dict(

@@ -1,9 +1,8 @@
-"""Where a class's support images come from besides a text-to-image pipeline: folders of the user's own pictures, or photos that a text retrieves.
+"""Where a class's support images come from besides a text-to-image pipeline: folders of the user's own pictures, and the heat of a text in photos.
 
 Every source gives `support_set(entry)`, so that prototypes are made of them by one way.
 """
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +11,8 @@ import torch
 from torch import Tensor
 
 from ovdense.compat.images import SUFFIXES
-from ovdense.compat.paths import data_path
 from ovdense.structures import ClassEntry
-from ovdense.support.retrieval import ImageIndex, folder_images, index_images
-from ovdense.support.retrieve import retrieve_support
-from ovdense.support.store import SupportImage, SupportSet, SupportStore
+from ovdense.support.store import SupportImage, SupportSet
 
 MASK_SUFFIX = ".mask.png"
 
@@ -55,33 +51,6 @@ class FolderSupport:
         mask = path.with_name(path.stem + MASK_SUFFIX)
         details = {"foreground": mask.name, "foreground_sha256": _digest(mask)} if mask.is_file() else {}
         return SupportImage(path=path, sha256=_digest(path), details=details)
-
-
-class RetrievedSupport:
-    """The photos of an archive that an image-text encoder finds nearest to the class's name.
-
-    `encoder`: a dual encoder, or its config; `archive`: a folder of photos, or a list of folders and files, below the data root unless absolute. Their
-    vectors are computed once and kept; `num_images` are taken, the best first.
-    """
-
-    def __init__(self, encoder: Any, *, archive: str | Path | Sequence[str | Path], num_images: int = 16, data_root: str | None = None,
-                 store: SupportStore | str | Path | None = None, progress: bool = False) -> None:  # fmt: skip
-        from ovdense.registry import MODELS
-
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {num_images}")
-        self.encoder = MODELS.build(encoder) if isinstance(encoder, Mapping) else encoder
-        places = [data_path(a, data_root) for a in ([archive] if isinstance(archive, str | Path) else archive)]
-        self.paths = [f for p in places for f in (folder_images(p) if p.is_dir() else [p])]
-        self.num_images, self.progress = num_images, progress
-        self.store = store if isinstance(store, SupportStore) else SupportStore(store)
-        self._index: ImageIndex | None = None
-
-    def support_set(self, entry: ClassEntry) -> SupportSet:
-        if self._index is None:
-            self._index = index_images(self.paths, self.encoder, progress=self.progress)
-        row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]
-        return retrieve_support(entry.name, row_D, self._index, self.num_images, self.store, said={"encoder": self.encoder.fingerprint()})
 
 
 class TextHeat:
