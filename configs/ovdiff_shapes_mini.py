@@ -1,6 +1,6 @@
 """OVDiff on the embedded shapes, at CPU size: support images drawn by the small text-to-image model of configs/ovdiff_diffusion_shapes.py.
 
-Paper: arXiv 2306.09316, at our scale: 20 of the shapes' combinations of noun and attributes (every fourth or fifth that training shows), 16 images each.
+Paper: arXiv 2306.09316, at our scale: 20 of the shapes' combinations of noun and attributes (every fourth or fifth that training shows), 8 images each.
 Train: python tools/train.py configs/ovdiff_diffusion_shapes.py
 Test:  python tools/build_support_set.py configs/ovdiff_shapes_mini.py && python tools/test.py configs/ovdiff_shapes_mini.py --show-dir overlays
 """
@@ -19,7 +19,7 @@ from ovdense.evaluation.segmentation import SemanticMetric
 from ovdense.methods.ovdiff.model import OVDiff
 from ovdense.support.generation import GeneratedSupport
 from ovdense.support.mask_sources import GrabCutMasks
-from ovdense.vision.extractors import BackboneFeatures, DiffusionQueries
+from ovdense.vision.extractors import DiffusionQueries
 
 combinations = [
     "circle_(small_red_plain_with_a_tail)", "circle_(small_yellow_plain_with_a_tail)", "circle_(large_purple_dotted_with_an_antenna)",
@@ -35,12 +35,12 @@ pipeline = "work_dirs/ovdiff_diffusion_shapes/pipeline"
 model = dict(
     type=OVDiff,
     extractors=[
-        dict(type=DiffusionQueries, pipeline=pipeline, layers=(0, 1, 2, 3, 4, 5, 6), timestep=100),
-        dict(type=BackboneFeatures, out_strides=(16,), query_px=256, support_px=256),
+        # of 7 cross-attention layers the first and the last two, as the published choice of Stable Diffusion's 16
+        dict(type=DiffusionQueries, pipeline=pipeline, layers=(0, 5, 6), timestep=100),
     ],
     # the small model has not seen words of bad pictures, and says nothing of size: its objects fill their pictures
-    support=dict(type=GeneratedSupport, pipeline=pipeline, described=True, silent=("small", "large"), batch_size=16,
-                 settings=dict(num_images=16, negative_prompt="", num_steps=20, guidance=3.0)),
+    support=dict(type=GeneratedSupport, pipeline=pipeline, described=True, silent=("small", "large"), batch_size=8,
+                 settings=dict(num_images=8, negative_prompt="", num_steps=15, guidance=3.0)),
     masks=dict(type=GrabCutMasks),
     prototypes=dict(num_parts=8),
     test=dict(crops=((128, 64),)),

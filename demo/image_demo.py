@@ -25,6 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--vocab", metavar="NAME|FILE", 
                        help="classes to look for: lvis, coco, voc, or a file (.txt, a name a line; .json); neither: those of folded --weights")  # fmt: skip
     asked.add_argument("--caption", metavar="TEXT", help='a caption whose phrases to find, for models that read captions: "a dog left of the red sofa"')
+    asked.add_argument("--exemplars", metavar="DIR", help="example pictures, DIR/CLASS/*.jpg, perhaps with masks *.mask.png, in place of names; for segmenters")
     parser.add_argument("--phrases", metavar="TEXT", help='the phrases of --caption, with semicolons: "a dog; the red sofa" (default: its noun chunks)')
     parser.add_argument("--negatives", metavar="TEXT", help="things that only compete: what is more like one of them is not reported; given as --texts")
     parser.add_argument("--prompt", choices=("names", "descriptions"), default="names", help="ask --vocab by names or by descriptions (default: %(default)s)")
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.caption is not None:
             phrases = [p.strip() for p in args.phrases.split(";") if p.strip()] if args.phrases else None
             print("phrases:", "; ".join(predictor.set_caption(args.caption, phrases)))
+        elif args.exemplars is not None:
+            print("classes:", ", ".join(predictor.set_exemplars(args.exemplars)))
         elif vocabulary is not None:
             predictor.set_vocabulary(_with_background(vocabulary, predictor.model), prompt=args.prompt)
         elif predictor.vocabulary is None:

@@ -140,6 +140,22 @@ class OpenVocabPredictor:
         """
         self.model.set_vocabulary(load_vocabulary(vocabulary), prompt=prompt)
 
+    def set_exemplars(self, folder: str | Path, classes: Sequence[str] | Vocabulary | None = None) -> tuple[str, ...]:
+        """Look from now on for what example pictures show; return the classes' names.
+
+        `folder`: FOLDER/CLASS/*.jpg (or png, webp, bmp), with masks *.mask.png beside them where there are any; `classes`: which of its classes
+        (None: all, sorted). For segmenters that compare places with vectors (OVDiff, MaskClip); NotImplementedError for others.
+        """
+        from ovdense.support.sources import FolderSupport
+
+        source = FolderSupport(folder)
+        if classes is None:
+            classes = sorted(p.name for p in source.folder.iterdir() if p.is_dir())
+            if not classes:
+                raise ValueError(f"{folder} must have a folder of pictures for each class, it has none")
+        self.model.use_exemplars(load_vocabulary(classes), source)
+        return self.model.vocabulary.names
+
     def set_caption(self, caption: str, phrases: Sequence[str] | Sequence[Sequence[tuple[int, int]]] | None = None) -> tuple[str, ...]:
         """Look for the phrases of one caption from now on; return them, as the results will name them.
 

@@ -74,6 +74,14 @@ class OpenVocabModel(BaseModel):
         """
         raise NotImplementedError(f"{type(self).__name__} does not read captions, so it cannot be asked by them; call set_vocabulary(vocabulary) instead")
 
+    def use_exemplars(self, vocabulary: Vocabulary, source: Any) -> None:
+        """Predict these classes from now on, each asked by example pictures instead of its name.
+
+        `source` gives `support_set(class)`, such as `ovdense.support.sources.FolderSupport(folder)`. `prompt` is then "exemplars". For
+        segmenters that compare places with vectors; NotImplementedError says so of the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be asked by example pictures; OVDiff and MaskClip can")
+
     @abstractmethod
     def encode_image(self, images: Tensor) -> Any:
         """Return the features of (B, 3, H, W) normalised images; called once an image."""

@@ -54,6 +54,21 @@ class MaskClip(TrainingFreeSegmenter):
             with_background(torch.zeros(len(vocabulary), 1, 1), bank.background_K, self.background_thr)  # says what is wrong now
         return _Text(bank, self.encoder.encode_text(self.contexts) if self.contexts else None)
 
+    @torch.no_grad()
+    def use_exemplars(self, vocabulary: Vocabulary, source: Any) -> None:
+        """Compare places with prototypes of example pictures; where a picture has no mask, the class's name finds it in the picture."""
+        from ovdense.support.exemplar_bank import exemplar_bank
+        from ovdense.support.mask_sources import SupportMasker
+        from ovdense.support.sources import TextHeat
+        from ovdense.vision.extractors import DenseEncoderFeatures
+
+        heat = TextHeat(self.encoder)
+        named = self.encode_text(vocabulary)
+        background = {k: named.bank.rows_MD[named.bank.class_of_row_M == k] for k, e in enumerate(vocabulary) if e.is_background}
+        bank = exemplar_bank(vocabulary, source, DenseEncoderFeatures(self.encoder), SupportMasker(None, heat, heat.settings()), background_rows=background)
+        self.set_vocabulary(vocabulary)
+        self.prompt, self._text = "exemplars", named._replace(bank=bank)
+
     def score(self, features: tuple[FeatureMap, Tensor], text: _Text) -> Tensor:
         score_KHW = self._cosines(features, text.bank)
         background_K = text.bank.background_K

@@ -137,6 +137,12 @@ class OVDiff(OpenVocabModel):
         """Take support images from another source from now on, such as a folder of the user's own pictures."""
         self._support, self.bank_file, self._text = source, None, None
 
+    def use_exemplars(self, vocabulary: Vocabulary, source: SupportSource) -> None:
+        self.use_support(source)
+        self.set_vocabulary(vocabulary)
+        self.encode_text(vocabulary)
+        self.prompt = "exemplars"
+
     @property
     def masker(self) -> SupportMasker:
         if self._masker is None:

@@ -134,3 +134,21 @@ def test_ovdiff__a_tiny_pipeline_from_drawing_to_labels_twice_the_same(tmp_path)
     (label, rows), (again, rows_again) = run("a"), run("b")
     assert np.array_equal(label, again) and torch.equal(rows, rows_again)
     assert rows.shape[1] == 7680 * 16 // 320  # the published width at 16 channels instead of 320
+
+
+def test_exemplars__are_a_prompt_kind_of_segmenters(examples, tmp_path):
+    """By the api: OVDiff and MaskClip take a folder of example pictures, a detector says that it cannot."""
+    from ovdense.api import OpenVocabPredictor
+    from ovdense.data.transforms import ResizeShortestEdge
+    from ovdense.methods.dual_encoder import ConseDualEncoder
+    from ovdense.methods.maskclip import MaskClip
+
+    image, truth = scene({"red": (0, 0, 32, 80), "blue": (32, 0, 64, 80)})
+    for model, least in ((model_of(FolderSupport(examples), tmp_path), 0.95), (MaskClip(ConseDualEncoder(short_sides=(64,))), 0.0)):
+        predictor = OpenVocabPredictor(model, resize=ResizeShortestEdge((64,), 80))
+        assert predictor.set_exemplars(examples) == ("blue", "green", "red") and model.prompt == "exemplars"
+        label = predictor.predict(image).label_map_HW.numpy()
+        assert label.shape == truth.shape and (label == np.where(truth == 1, 2, 0)).mean() >= least
+    with pytest.raises(ValueError, match="folder of pictures"):
+        (tmp_path / "empty").mkdir()
+        predictor.set_exemplars(tmp_path / "empty")
