@@ -38,6 +38,12 @@ def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def with_told(stated: Mapping[str, object], told: Mapping[str, object]) -> dict[str, object]:
+    """Return what a metric states and what the data set and the model tell it; where they differ, the latter is there as "model: line"."""
+    own = {k: v for k, v in told.items() if k not in stated}
+    return dict(stated) | own | {f"model: {k}": v for k, v in told.items() if k in stated and v != stated[k] and v != NOT_STATED}
+
+
 def merged(protocols: Sequence[tuple[str, Mapping[str, object]]]) -> dict[str, object]:
     """Return (metric's name, protocol) pairs as one; a line that metrics state differently is there for each, as "name: line"."""
     out: dict[str, object] = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from ovdense.evaluation.base import ReportedMetric, as_array
 from ovdense.evaluation.ground_truth import class_names_of
+from ovdense.evaluation.protocol import with_told
 from ovdense.registry import METRICS
 from ovdense.structures import Vocabulary
 from ovdense.text.class_maps import NOT_COUNTED, ClassMap, ClassSplit, load_class_map, load_class_split
@@ -164,7 +165,7 @@ class SemanticMetric(ReportedMetric):
             stated |= {"class_map": self.class_map.name, "class_map_sha256": self.class_map.fingerprint(), "classes_predicted": len(self._given)}
         if self.split is not None:
             stated["split"] = f"{self.split.name}: {len(self.split.seen)} seen, {len(self.split.unseen)} unseen"
-        return stated | {k: v for k, v in self._told().items() if k not in stated}
+        return with_told(stated, self._told())
 
     def _prepare(self) -> None:
         given = class_names_of(self.class_names, self.dataset_meta)

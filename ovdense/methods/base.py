@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovdense.structures import ImageTarget, Results, Vocabulary
-from ovdense.text.prompts import PromptChunk
+from ovdense.text.prompts import PromptChunk, describe_templates
 
 PROMPTS = ("names", "descriptions", "texts")
 
@@ -109,7 +109,9 @@ class OpenVocabModel(BaseModel):
     def protocol(self) -> dict[str, Any]:
         """Return what a number measured with this model depends on: stored and printed with every result."""
         known = {"vocabulary_sha256": self.vocabulary.fingerprint()} if self.vocabulary else {}
-        return {"classes": len(self.vocabulary) if self.vocabulary else 0, **known, "prompt": self.prompt}
+        sets = dict.fromkeys(describe_templates(m.templates) for m in self.modules() if getattr(m, "templates", None))
+        templates = {"templates": ", ".join(sets)} if sets and self.prompt == "names" else {}
+        return {"classes": len(self.vocabulary) if self.vocabulary else 0, **known, "prompt": self.prompt, **templates}
 
     def forward(self, images: Tensor, targets: Sequence[ImageTarget] | None = None, mode: str = "tensor") -> Any:
         """Run in MMEngine's mode: "loss", "predict" (a list of mmdet's DetDataSample or mmseg's SegDataSample), or "tensor" (image features)."""

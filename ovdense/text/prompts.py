@@ -256,6 +256,16 @@ def find_templates(name: str) -> tuple[str, ...]:
     return TEMPLATES[name]
 
 
+def describe_templates(templates: str | Sequence[str]) -> str:
+    """Return what a protocol says of templates: the set's name, a lone template itself, or how many they are."""
+    if isinstance(templates, str):
+        return templates
+    given = tuple(templates)
+    named = ["imagenet", "imagenet_scene"] if len(given) >= 80 else list(TEMPLATES)
+    known = next((name for name in named if find_templates(name) == given), None)
+    return known or (repr(given[0]) if len(given) == 1 else f"{len(given)} of its own")
+
+
 def unit(rows: Tensor) -> Tensor:
     """Return the rows at length 1 along the last dimension; ValueError for a row of zeros or of non-finite numbers."""
     norm = rows.norm(dim=-1, keepdim=True)

@@ -208,11 +208,12 @@ def test_semantic__less_than_the_data_set_raises_unless_partial():
 def test_semantic__protocol_has_what_the_number_depends_on():
     metric = SemanticMetric(background="not averaged")
     metric.dataset_meta = {"classes": ("background", "cat"), "protocol": {"split_file": "val"}}
-    metric.conditions = {"prompt": "names", "templates": 80, "classes": "overwritten by none"}
+    metric.conditions = {"prompt": "names", "templates": 80, "classes": 2, "background": "score below 0.5"}
     metric.process(None, [sample(1, [[0, 1]], [[0, 1]])])
     metric.evaluate(1)
     p = metric.protocol
     assert (p["classes"], p["background"], p["ignore_index"], p["templates"], p["prompt"], p["split_file"]) == (2, "not averaged", 255, 80, "names", "val")
+    assert p["model: background"] == "score below 0.5" and "model: classes" not in p
     assert len(p["class_names_sha256"]) == 16 and p["classes_with_truth"] == 2
 
 

@@ -13,6 +13,7 @@ from ovdense.text.prompts import (
     DescriptionPiece,
     average_unit,
     chunk_vocabulary,
+    describe_templates,
     description_piece,
     fill_template,
     find_templates,
@@ -268,3 +269,9 @@ def test_average_unit__normalises_first_and_last():
     torch.testing.assert_close(average_unit(rows[None].expand(3, 2, 2)), torch.full((3, 2), 0.5).sqrt())
     with pytest.raises(ValueError, match="not zero"):
         unit(torch.zeros(1, 2))
+
+
+def test_describe_templates__names_what_it_knows():
+    assert describe_templates("clip_photo") == "clip_photo" and describe_templates(find_templates("plain")) == "plain"
+    assert describe_templates(find_templates("imagenet_scene")) == "imagenet_scene"
+    assert describe_templates(["a drawing of {}"]) == "'a drawing of {}'" and describe_templates(["{} a", "{} b"]) == "2 of its own"
