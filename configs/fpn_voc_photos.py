@@ -51,9 +51,9 @@ model = dict(
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-2), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=30),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=30, end=200, T_max=170, eta_min=1e-6),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=30, end=120, T_max=90, eta_min=1e-6),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=200, val_interval=200)
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=120, val_interval=120)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -57,12 +57,13 @@ class PublishedArithmetic:
     def __enter__(self) -> None:
         model, encoder = self.model, self.model.text_encoder
         encoder.encode_names = lambda tokenized, contexts: whole_sequences(encoder, tokenized, contexts)
-        model.text = lambda: model.encode_text(model.vocabulary)
+        score = type(model).score
+        model.score = lambda features, text: score(model, features, model.encode_text(model.vocabulary))  # each window anew
         encoder.requires_grad_(True)
 
     def __exit__(self, *_) -> None:
         self.model.text_encoder.requires_grad_(False)
-        del self.model.text_encoder.encode_names, self.model.text
+        del self.model.text_encoder.encode_names, self.model.score
 
 
 def both(model, run: Callable[[], object], repeats: int) -> tuple[list[dict], list]:

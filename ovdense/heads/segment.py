@@ -35,7 +35,7 @@ def slide(logits_of: Callable[[Tensor], Tensor], images: Tensor, crop_hw: tuple[
             total = logit.new_zeros(*logit.shape[:2], height, width)
         total[..., rows, columns] += logit
         count[..., rows, columns] += 1
-    return total / count
+    return total.div_(count)
 
 
 def resized(logit_BKHW: Tensor, size_hw: Sequence[int]) -> Tensor:

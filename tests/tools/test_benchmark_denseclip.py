@@ -21,7 +21,17 @@ def test_published_arithmetic__equals_ours_and_is_undone(tool):
             theirs = model.segment(batch), model.segment(batch)
         assert torch.equal(model.segment(batch), ours)
     assert len(seen) == 2 and torch.allclose(theirs[0], ours, atol=1e-5)
-    assert not any(p.requires_grad for p in model.text_encoder.parameters()) and "text" not in vars(model)
+    assert not any(p.requires_grad for p in model.text_encoder.parameters()) and "score" not in vars(model)
+
+
+def test_published_arithmetic__encodes_text_for_every_window(tool):
+    model, seen = make(test=dict(crop=(32, 32), stride=(32, 32))), []
+    model.text()  # ours, once
+    with torch.no_grad(), tool.PublishedArithmetic(model):
+        original = model.text_encoder.encode_names
+        model.text_encoder.encode_names = lambda *given: seen.append(1) or original(*given)
+        model.segment(images(1, 64, 96))
+    assert len(seen) == 6
 
 
 def test_rows__have_ratios_of_one_run(tool):
