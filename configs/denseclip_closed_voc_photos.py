@@ -39,7 +39,7 @@ model = dict(
         backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(16, 32), weights="embedded", frozen_stages=4),
     ),
     text_encoder=dict(type=ConseDualEncoder, short_sides=(384, 224)),
-    pixel_text=dict(prompting="none", num_contexts=0, templates="clip_photo", learn_background=True),
+    pixel_text=dict(prompting="none", num_contexts=0, templates="clip_photo", synonyms=True, learn_background=True),
     score_stride=16,
     decoder=dict(
         type=SemanticFpn,

@@ -29,9 +29,10 @@ BACKGROUND = ClassEntry(name="background", is_background=True)
 class SemanticDataset(Dataset):
     """Photos with label maps of the classes of a vocabulary; the base of the classes below.
 
-    `vocabulary`: the classes asked for, in order, each a class of the data set (None: all of them). `description_file`, `prompt`,
-    `transforms`, `seed` as in `DetectionDataset`. `first`: only so many images, the first ones. A sample has `read_label_map`
-    for LoadLabelMap; at test time that comes after the resize, so that the labels keep the file's size.
+    `vocabulary`: the classes asked for, in order, each a class of the data set (None: all of them); a bare name takes the data
+    set's entry. `description_file`, `prompt`, `transforms`, `seed` as in `DetectionDataset`. `first`: only so many images, the
+    first ones. A sample has `read_label_map` for LoadLabelMap; at test time that comes after the resize, so that the labels
+    keep the file's size.
     """
 
     dataset_name = ""

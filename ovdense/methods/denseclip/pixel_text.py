@@ -53,10 +53,10 @@ class PixelScores:
     tau: float
 
 
-def sentences_of(vocabulary: Vocabulary, prompt: str) -> tuple[list[str], list[int]]:
+def sentences_of(vocabulary: Vocabulary, prompt: str, *, synonyms: bool = False) -> tuple[list[str], list[int]]:
     """Return what is said for each class, and the class of each sentence.
 
-    "names": the noun; "descriptions": "noun, description" for each description, the noun where there is none; "texts": the
+    "names": the noun, and with `synonyms` those too; "descriptions": "noun, description" for each description, the noun where there is none; "texts": the
     names as they are written.
     """
     said: list[tuple[str, int]] = []
@@ -64,7 +64,8 @@ def sentences_of(vocabulary: Vocabulary, prompt: str) -> tuple[list[str], list[i
         if prompt == "descriptions" and entry.descriptions:
             said += [(f"{entry.noun}, {description}", k) for description in entry.descriptions]
         else:
-            said.append((entry.name if prompt == "texts" else entry.noun, k))
+            words = (entry.noun, *entry.synonyms) if synonyms and prompt == "names" else (entry.noun,)
+            said += [(word, k) for word in ((entry.name,) if prompt == "texts" else dict.fromkeys(words))]
     return [s for s, _ in said], [k for _, k in said]
 
 
@@ -74,19 +75,20 @@ class PixelText(nn.Module):
     `prompting`: "post" changes the encoded classes by gamma * decoder(classes, image) (the release's way, Eq. 5); "pre" makes
     the contexts from the image by learned queries, so that text is encoded for each image (Eq. 4; not in the release);
     "none" leaves the text as it is. `num_contexts` 0: no contexts, which any encoder with `embed` serves (sentences are then
-    averaged over `templates`, for names). `learn_background`: background classes share a learned vector instead of their name's,
-    since "background" says nothing. `embed_width`: width C; `token_width`: width D of the contexts. `decoder`: arguments of
-    `ContextDecoder`.
+    averaged over `templates`, for names). `synonyms`: a class is the mean of its name and synonyms. `learn_background`:
+    background classes share a learned vector instead of their name's, since "background" says nothing. `embed_width`: width C;
+    `token_width`: width D of the contexts. `decoder`: arguments of `ContextDecoder`.
     """
 
     def __init__(self, embed_width: int, *, token_width: int | None = None, prompting: Prompting = "post", num_contexts: int = 8, tau: float = 0.07,
-                 templates: str | Sequence[str] = "plain", learn_background: bool = False, decoder: dict | None = None) -> None:
+                 templates: str | Sequence[str] = "plain", synonyms: bool = False, learn_background: bool = False,
+                 decoder: dict | None = None) -> None:
         super().__init__()
         if prompting not in ("post", "pre", "none"):
             raise ValueError(f'prompting must be "post", "pre" or "none", got {prompting!r}')
         if num_contexts and token_width is None or prompting == "pre" and not num_contexts:
             raise ValueError(f"contexts need a text encoder that takes them (ClipContextEncoder), got num_contexts={num_contexts} and prompting={prompting!r}")
-        self.prompting, self.num_contexts, self.tau = prompting, num_contexts, tau
+        self.prompting, self.num_contexts, self.tau, self.synonyms = prompting, num_contexts, tau, synonyms
         self.templates = find_templates(templates) if isinstance(templates, str) else tuple(templates)
         if num_contexts:
             # std 1 as released (CoOp has 0.02); with pre-model prompting these are the decoder's queries
@@ -101,7 +103,7 @@ class PixelText(nn.Module):
 
     def encode(self, encoder: nn.Module, vocabulary: Vocabulary, prompt: str = "names") -> ClassText:
         """Return the vocabulary's text, with gradients of the contexts where grad mode is on."""
-        sentences, owner = sentences_of(vocabulary, prompt)
+        sentences, owner = sentences_of(vocabulary, prompt, synonyms=self.synonyms)
         rows = tokens = None
         if self.num_contexts:
             tokens = encoder.tokenize(sentences, self.num_contexts)
