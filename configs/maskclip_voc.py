@@ -15,5 +15,5 @@ with read_base():
 from ovdense.methods.dual_encoder import ConseDualEncoder
 from ovdense.methods.maskclip import MaskClip
 
-model = dict(type=MaskClip, encoder=dict(type=ConseDualEncoder), background_thr=0.7, use_synonyms=True)
+model = dict(type=MaskClip, encoder=dict(type=ConseDualEncoder), background_thr=0.75, use_synonyms=True)
 test_cfg = dict(type=TestLoop)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 Window = Literal["published", "image"]
 Reference = Literal["avg", "weighted", "winner"]
 WINDOWS, REFERENCES = ("published", "image"), ("avg", "weighted", "winner")
-BLOCK = 2**20  # cosines held at once
+BLOCK = 2**22  # cosines held at once
 _TINY = 1e-15  # stands for a weight of zero, which would have to be divided by
 
 
@@ -83,22 +83,38 @@ def best_partners(feat_NCHW: Tensor, weight_NHW: Tensor | None = None, *, window
 
 
 def _pairs(place_NPC: Tensor, block: int) -> Tensor:
-    """Return (N, P, N): the best product of each place with the places of each image; every pair of images is multiplied once."""
-    n, p, c = place_NPC.shape
+    """Return (N, P, N): the best product of each place with the places of each image; every pair of images is multiplied once.
+
+    Tiles are about square, several small images on each side or a part of a large one: a matrix product is fastest so.
+    """
+    n, p, _ = place_NPC.shape
     grid_NPN = place_NPC.new_full((n, p, n), -torch.inf)
-    rows = min(p, max(1, block // p))  # of one image at once
-    width = max(1, block // (rows * p))  # other images at once
-    for i in range(n):
-        for top in range(0, p, rows):
-            place_RC = place_NPC[i, top : top + rows]
-            for first in range(i, n, width):
-                last = min(first + width, n)
-                product_RJP = (place_RC @ place_NPC[first:last].reshape(-1, c).T).view(len(place_RC), last - first, p)
-                grid_NPN[i, top : top + rows, first:last] = product_RJP.amax(2)
-                if last > i + 1:  # the other way round, but for the image with itself
-                    others = slice(max(first, i + 1), last)
-                    torch.maximum(grid_NPN[others, :, i], product_RJP[:, others.start - first :].amax(0), out=grid_NPN[others, :, i])
+    side = max(1, int(block**0.5) // p)  # images
+    parts = -(-p * p // block) if side == 1 else 1  # of an image
+    for first in range(0, n, side):
+        last = min(first + side, n)
+        for i in range(first, last):  # the pairs inside: each image with itself and those after it
+            _multiply(place_NPC, grid_NPN, (i, i + 1), (i, last), parts)
+        for start in range(last, n, side):
+            _multiply(place_NPC, grid_NPN, (first, last), (start, min(start + side, n)), parts)
     return grid_NPN
+
+
+def _multiply(place_NPC: Tensor, grid_NPN: Tensor, rows: tuple[int, int], columns: tuple[int, int], parts: int) -> None:
+    """Put the maxima of images `rows` times images `columns` into the grid, both ways."""
+    _, p, c = place_NPC.shape
+    row_images, column_images = slice(*rows), slice(*columns)
+    other_JPC = place_NPC[column_images]
+    size = -(-p // parts)
+    for top in range(0, p, size):
+        part_IRC = place_NPC[row_images, top : top + size]
+        product_IRJP = (part_IRC.reshape(-1, c) @ other_JPC.reshape(-1, c).T).view(*part_IRC.shape[:2], *other_JPC.shape[:2])
+        grid_NPN[row_images, top : top + size, column_images] = product_IRJP.amax(3)
+        if parts == 1:
+            grid_NPN[column_images, :, row_images] = product_IRJP.amax(1).permute(1, 2, 0)
+        else:
+            back_JPI = grid_NPN[column_images, :, row_images]
+            back_JPI.copy_(torch.maximum(back_JPI, product_IRJP.amax(1).permute(1, 2, 0)))
 
 
 def _check_weights(weight_NHW: Tensor, shape: tuple[int, int, int]) -> None:
