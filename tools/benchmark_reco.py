@@ -124,6 +124,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2))
     for axis, key, unit in ((axes[0], "cpu_s", "CPU seconds, one thread"), (axes[1], "MiB", "memory above the start, MiB")):
@@ -131,6 +132,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
             points = sorted((r["patches"], r[f"{who}_{key}"]) for r in rows if isinstance(r[f"{who}_{key}"], (int, float)))
             axis.plot(*zip(*points), marker=marker, linestyle="none", alpha=0.8, label={"published": "all at once (published)", "ours": "pairs of images"}[who])
         axis.set(xscale="log", yscale="log", xlabel="patches of all images", ylabel=unit)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
