@@ -5,13 +5,20 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from torch import Tensor
+from mmengine.registry import build_from_cfg
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.registry import MODELS
 from ovdense.structures import ImageTarget, Results, Vocabulary
 from ovdense.text.prompts import PromptChunk, describe_templates
 
 PROMPTS = ("names", "descriptions", "texts")
+
+
+def built(part: dict | nn.Module | None) -> nn.Module | None:
+    """Return a part of a model that is given as itself, by its config, or not at all."""
+    return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
 
 class ImagePreprocessor(BaseDataPreprocessor):

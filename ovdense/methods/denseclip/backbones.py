@@ -3,10 +3,10 @@
 CLIP's towers have vectors in the text's space of their own (`vision/clip.py`); these two give them to others.
 """
 import torch
-from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
 from ovdense.heads.segment import resized
+from ovdense.methods.base import built
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 from ovdense.vision.clip import dense_attention_pool, new_attention_pool
@@ -14,10 +14,6 @@ from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.dense_features import DenseFeatures
 from ovdense.vision.memory import ImageMemory
 from ovdense.vision.positions import FitPositions
-
-
-def _built(part: dict | nn.Module) -> nn.Module:
-    return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
 
 @MODELS.register_module()
@@ -29,7 +25,7 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, backbone: dict | nn.Module, *, embed_width: int, heads: int = 32, table_size: int = 16, positions: FitPositions = "interpolate") -> None:
         super().__init__()
-        self.backbone = _built(backbone)
+        self.backbone = built(backbone)
         self.mean, self.std = self.backbone.mean, self.backbone.std
         self.channels, self.strides = self.backbone.channels, self.backbone.strides
         if self.channels[-1] % heads:

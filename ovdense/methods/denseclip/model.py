@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovdense.heads.segment import label_maps, resized, slide
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.denseclip.backbones import PairedBackbone
 from ovdense.methods.denseclip.decoders import stacked_labels
 from ovdense.methods.denseclip.pixel_text import ClassText, PixelScores, PixelText
@@ -53,10 +52,6 @@ _CLOSED = "this model's score maps are channels of its pyramid, so that it knows
 _OPEN = "ask for those, or train a model with OpenSemanticFpn, which takes any vocabulary"
 
 
-def _built(part: dict | nn.Module | None) -> nn.Module | None:
-    return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
-
-
 @MODELS.register_module()
 class DenseClip(OpenVocabModel):
     """A segmenter or detector, by its `decoder` (`SemanticFpn`, `OpenSemanticFpn`, `RetinaNetDecoder`, `MaskRcnnDecoder`).
@@ -72,11 +67,11 @@ class DenseClip(OpenVocabModel):
     def __init__(self, *, backbone: dict | nn.Module, decoder: dict | nn.Module, text_encoder: dict | nn.Module | None = None,
                  pixel_text: dict | None = None, score_stride: int = 32, vocabulary: str | Path | Sequence[str] | Vocabulary | None = None,
                  test: dict | None = None, divisor: int = 32) -> None:
-        backbone, text_encoder = _built(backbone), _built(text_encoder)
+        backbone, text_encoder = built(backbone), built(text_encoder)
         if isinstance(text_encoder, DualEncoder):
             backbone, text_encoder = PairedBackbone(backbone, text_encoder.image, stride=score_stride), text_encoder.text
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
-        self.backbone, self.text_encoder, self.decoder = backbone, text_encoder, _built(decoder)
+        self.backbone, self.text_encoder, self.decoder = backbone, text_encoder, built(decoder)
         self.trained_on = None if vocabulary is None else load_vocabulary(vocabulary)
         self.trained_prompt = "names"
         self.test = SegmentTest(**(test or {}))

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.heads.decode import select_detections
 from ovdense.heads.similarity import pool_tokens
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead
 from ovdense.methods.desco.settings import TestSettings
@@ -76,10 +75,6 @@ def _rows(group: Sequence[EncodedChunk], batch: int) -> tuple[Tensor, Tensor, Te
     return hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together
 
 
-def _built(part: dict | nn.Module) -> nn.Module:
-    return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
-
-
 @MODELS.register_module()
 class Desco(OpenVocabModel):
     """The detector; every part is given, at any size.
@@ -93,9 +88,9 @@ class Desco(OpenVocabModel):
 
     def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
                  test: dict | None = None) -> None:
-        backbone = _built(backbone)
+        backbone = built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std)
-        self.backbone, self.neck, self.text_encoder = backbone, _built(neck), _built(text_encoder)
+        self.backbone, self.neck, self.text_encoder = backbone, built(neck), built(text_encoder)
         self.head = DescoHead(text_width=self.text_encoder.width, **head)
         self.criterion = DescoCriterion(**(criterion or {}))
         self.test = TestSettings(**(test or {}))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
 from ovdense.heads.embedding_head import AlignmentHead
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.mdetr.criterion import ImageTruth, MdetrCriterion
 from ovdense.methods.mdetr.decode import object_scores, phrase_results, phrase_scores, pixel_boxes
 from ovdense.methods.mdetr.head import MdetrHead, MdetrOutputs
@@ -71,10 +70,6 @@ class TestSettings:
             raise ValueError(f"pairs must be at least 1, got {self.pairs}")
 
 
-def _built(part: dict | nn.Module) -> nn.Module:
-    return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
-
-
 @MODELS.register_module()
 class Mdetr(OpenVocabModel):
     """MDETR: `backbone`, `text_encoder`, and `transformer` (`MdetrTransformer`), `head` (`MdetrHead`), `criterion`, `test` by their settings.
@@ -86,9 +81,9 @@ class Mdetr(OpenVocabModel):
 
     def __init__(self, *, backbone: dict | nn.Module, text_encoder: dict | nn.Module, transformer: dict | None = None, head: dict | None = None,
                  masks: bool | str = False, early: bool = False, criterion: dict | None = None, test: dict | None = None, divisor: int = 1) -> None:
-        backbone = _built(backbone)
+        backbone = built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
-        self.backbone, self.text_encoder = backbone, _built(text_encoder)
+        self.backbone, self.text_encoder = backbone, built(text_encoder)
         self.transformer = MdetrTransformer(backbone.channels, backbone.strides, self.text_encoder.width, **(transformer or {}))
         self.head = MdetrHead(self.transformer.width, **(head or {}))
         proposals = self.transformer.slots_from == "proposals"

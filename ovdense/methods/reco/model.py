@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
 from ovdense.heads.background import with_background
 from ovdense.heads.crf import CrfSettings, dense_crf
+from ovdense.methods.base import built
 from ovdense.methods.dense_model import TrainingFreeSegmenter
 from ovdense.methods.reco.cosegment import class_scores
 from ovdense.methods.reco.references import CosegmentRules, ReferenceBuilder, Retrieval
@@ -62,10 +62,10 @@ class ReCo(TrainingFreeSegmenter):
         cosegmentation: dict | CosegmentRules | None = None,
         inference: dict | Inference | None = None,
     ) -> None:
-        encoder, dense = _built(encoder), _built(dense)
+        encoder, dense = built(encoder), built(dense)
         super().__init__(mean=encoder.mean, std=encoder.std)
         self.encoder, self.dense = encoder, dense
-        self.retriever = dense if retriever is None else _built(retriever)
+        self.retriever = dense if retriever is None else built(retriever)
         self.requires_grad_(False)
         self.inference = _settings(inference, Inference, crf=CrfSettings)
         self.background_thr = self.inference.background_thr
@@ -119,10 +119,6 @@ class ReCo(TrainingFreeSegmenter):
             "background_rule": self._background(),
             "crf": chosen.crf is not None,
         }
-
-
-def _built(part: dict | nn.Module) -> nn.Module:
-    return part if isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
 
 def _settings(given: Any, kind: type, **inner: type) -> Any:
