@@ -95,16 +95,25 @@ class SegmentAnythingMasks:
 class GrabCutMasks:
     """One mask by GrabCut (OpenCV), begun from the heat map: needs no weights, follows edges that a coarse attention map does not see.
 
-    Heat above `sure_above` is object, below `sure_below` is not, between them colours decide.
+    Heat above `sure_above` is object, below `sure_below` is not, between them colours decide. Images are read at `max_px` on the long side at most
+    (the time grows with the pixels).
     """
 
-    def __init__(self, *, sure_above: float = 0.8, sure_below: float = 0.15, likely_above: float = 0.5, iterations: int = 4) -> None:
+    def __init__(self, *, sure_above: float = 0.8, sure_below: float = 0.15, likely_above: float = 0.5, iterations: int = 3, max_px: int = 160) -> None:
         if not 0 <= sure_below < likely_above < sure_above <= 1:
             raise ValueError(f"0 <= sure_below < likely_above < sure_above <= 1 must hold, got {sure_below}, {likely_above}, {sure_above}")
-        self.sure_above, self.sure_below, self.likely_above, self.iterations = sure_above, sure_below, likely_above, iterations
+        self.sure_above, self.sure_below, self.likely_above, self.iterations, self.max_px = sure_above, sure_below, likely_above, iterations, max_px
 
     def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
-        heat = heat_HW.cpu().numpy()
+        height, width = image.shape[:2]
+        scale = min(1.0, self.max_px / max(height, width))
+        small = (max(1, round(width * scale)), max(1, round(height * scale)))
+        inside = self._cut(cv2.resize(image, small, interpolation=cv2.INTER_AREA), cv2.resize(heat_HW.cpu().numpy(), small, interpolation=cv2.INTER_AREA))
+        inside = cv2.resize(inside.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        return torch.from_numpy(inside)[None] if inside.any() else torch.zeros(0, height, width, dtype=torch.bool)
+
+    def _cut(self, image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+        """Return (H, W) bool of an image and its heat."""
         label = np.where(heat > self.likely_above, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         label[heat > self.sure_above], label[heat < self.sure_below] = cv2.GC_FGD, cv2.GC_BGD
         inside = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
@@ -112,11 +121,11 @@ class GrabCutMasks:
             cv2.setRNGSeed(0)
             cv2.grabCut(np.ascontiguousarray(image[..., ::-1]), label, None, np.zeros((1, 65)), np.zeros((1, 65)), self.iterations, cv2.GC_INIT_WITH_MASK)
             inside = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
-        return torch.from_numpy(inside)[None] if inside.any() else torch.zeros(0, *image.shape[:2], dtype=torch.bool)
+        return inside
 
     def settings(self) -> dict[str, Any]:
         return {"masks": "grabcut", "sure_above": self.sure_above, "sure_below": self.sure_below, "likely_above": self.likely_above,
-                "iterations": self.iterations}  # fmt: skip
+                "iterations": self.iterations, "max_px": self.max_px}  # fmt: skip
 
 
 HeatOf = Callable[[np.ndarray, ClassEntry], Tensor]
@@ -132,12 +141,20 @@ class SupportMasker:
 
     def __init__(self, source: MaskSource | None = None, heat_of: HeatOf | None = None, heat_settings: dict[str, Any] | None = None) -> None:
         self.source, self.heat_of, self.heat_settings = source, heat_of, heat_settings or {}
+        self._kept: dict[tuple[str, str], SupportMasks] = {}  # of the last class: several extractors ask for the same
 
     def settings(self) -> dict[str, Any]:
         return {**(self.source.settings() if self.source else {"masks": "heat"}), "heat": self.heat_settings}
 
     def __call__(self, support: SupportImage, entry: ClassEntry, image: np.ndarray | None = None) -> SupportMasks:
-        image = support.read() if image is None else image
+        key = entry.name, support.sha256
+        if key not in self._kept:
+            if any(name != entry.name for name, _ in self._kept):
+                self._kept.clear()
+            self._kept[key] = self._masks(support, entry, support.read() if image is None else image)
+        return self._kept[key]
+
+    def _masks(self, support: SupportImage, entry: ClassEntry, image: np.ndarray) -> SupportMasks:
         given = support.details.get("foreground")
         if given is not None:
             path = support.path.parent / given

@@ -72,7 +72,7 @@ class TextHeat:
 def normalised(image: np.ndarray, encoder: Any) -> Tensor:
     """Return (1, 3, H, W) of an (H, W, 3) uint8 image, as the encoder wants it."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
-    return ((torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - mean) / std)[None]
+    return ((torch.tensor(image).permute(2, 0, 1).float() - mean) / std)[None]
 
 
 def _digest(path: Path) -> str:
