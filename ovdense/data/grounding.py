@@ -209,14 +209,20 @@ class PhraseGroundingDetection(GroundingDetection):
 
 @DATASETS.register_module()
 class ShapesGrounding(GroundingDetection):
-    """Captions of the embedded scenes of shapes, for training; made on first use. `root`: where they lie, see `ensure_shape_captions`."""
+    """Captions of the embedded scenes of shapes, for training; made on first use. `root`: where they lie, see `ensure_shape_captions`.
+
+    `shuffled`: every caption gets the picture of another one, while its boxes stay: a control that shows what is learned from captions alone.
+    """
 
     def __init__(self, *, split: str = "train", shapes_seed: int = 0, root: str | None = None, transforms: Sequence[dict | Callable[[dict], dict]] = (),
-                 seed: int = 0, with_masks: bool = False) -> None:
+                 seed: int = 0, with_masks: bool = False, shuffled: bool = False) -> None:
         from ovdense.data.shapes_captions import ensure_shape_captions
 
         path, images = ensure_shape_captions(split, shapes_seed, root)
         super().__init__(ann_file=str(path), image_prefix=str(images), dataset_name="shapes", transforms=transforms, seed=seed, with_masks=with_masks)
+        if shuffled:
+            order = np.random.default_rng([seed, 1]).permutation(len(self._paths))
+            self._paths = [self._paths[n] for n in order]
 
 
 @DATASETS.register_module()

@@ -94,7 +94,8 @@ class Mdetr(OpenVocabModel):
         self.masks = masks
         self.mask_head = None
         if masks:
-            self.mask_head = MaskHead(self.transformer.width, self.transformer.num_heads, backbone.channels[-2::-1])
+            heads = -(-self.transformer.num_heads // 8) * 8  # 8 as published; what the head's group norms can divide
+            self.mask_head = MaskHead(self.transformer.width, heads, backbone.channels[-2::-1])
         if masks == "only":
             for part in (self.backbone, self.text_encoder, self.transformer, self.head, self.proposal_head, self.early_head):
                 if part is not None:
