@@ -52,3 +52,24 @@ def test_memory__test_time_passes_through():
 def test_memory__a_trained_backbone_is_an_error():
     with pytest.raises(ValueError, match="only a wholly frozen backbone"):
         RememberingBackbone(_backbone(frozen_stages=2))
+
+
+def test_text_memory__a_caption_is_read_once_and_kept_on_disk(tmp_path, monkeypatch):
+    from ovdense.text.encoders import BertTextEncoder
+    from ovdense.text.memory import RememberingTextEncoder
+
+    monkeypatch.setenv("OVDENSE_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    encoder = BertTextEncoder(weights=None, config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    calls, encode = [], encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda tokenized: (calls.append(tokenized.captions), encode(tokenized))[1])
+    tokenized = encoder.tokenizer.encode(["a red dog", "a cat"])
+    first = RememberingTextEncoder(encoder, on_disk=True).train()
+    rows = first.encode(tokenized)
+    assert torch.equal(first.encode(tokenized), rows) and calls == [("a red dog",), ("a cat",)]
+    assert torch.equal(RememberingTextEncoder(encoder, on_disk=True).train().encode(tokenized), rows) and len(calls) == 2
+    plain = encode(tokenized)
+    torch.testing.assert_close(rows[tokenized.valid_BL], plain[tokenized.valid_BL], atol=2e-3, rtol=2e-3)
+    assert float(rows[~tokenized.valid_BL].abs().sum()) == 0
+    with pytest.raises(ValueError, match="wholly frozen"):
+        RememberingTextEncoder(BertTextEncoder(weights=None, frozen=False, config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)))
