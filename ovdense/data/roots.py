@@ -12,6 +12,8 @@ MINI_CONFIG = "configs/desco_lvis_mini.py"
 SOURCES = {
     "LVIS v1": "photos (train2017, val2017) come from cocodataset.org, annotations (lvis_v1_train.json, lvis_v1_val.json) from lvisdataset.org",
     "COCO 2017": "photos (train2017, val2017) and annotations (instances_train2017.json, instances_val2017.json) come from cocodataset.org",
+    "ADE20K": "ADEChallengeData2016.zip (SceneParse150) comes from sceneparsing.csail.mit.edu",
+    "COCO-Stuff": "stuffthingmaps_trainval2017.zip comes from github.com/nightrome/cocostuff, photos from cocodataset.org",
     "Pascal VOC": "VOCtrainval_11-May-2012.tar (VOCdevkit/VOC2012) comes from host.robots.ox.ac.uk",
 }
 
