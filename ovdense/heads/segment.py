@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ovdense.structures import ImageTarget, Results
 
 MOST_NUMBERS = 32 * 2**20  # of scores at the file's size held at a time: 1,203 classes at 4 megapixels would be 20 GB
+WINDOW_NUMBERS = 4 * 2**20  # of logits of a window resized at a time
 
 
 def windows(size_hw: tuple[int, int], crop_hw: tuple[int, int], stride_hw: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -30,10 +31,13 @@ def slide(logits_of: Callable[[Tensor], Tensor], images: Tensor, crop_hw: tuple[
     total, count = None, images.new_zeros(1, 1, height, width)
     for rows, columns in windows((height, width), crop_hw, stride_hw):
         crop = images[..., rows, columns]
-        logit = resized(logits_of(crop), crop.shape[-2:])
+        logit = logits_of(crop)
         if total is None:
             total = logit.new_zeros(*logit.shape[:2], height, width)
-        total[..., rows, columns] += logit
+        block = max(1, WINDOW_NUMBERS // (crop.shape[-2] * crop.shape[-1]))
+        for start in range(0, logit.shape[1], block):  # of all classes at once, the resized logits would pass through memory thrice
+            classes = slice(start, start + block)
+            total[:, classes, rows, columns] += resized(logit[:, classes], crop.shape[-2:])
         count[..., rows, columns] += 1
     return total.div_(count)
 
