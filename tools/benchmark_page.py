@@ -20,6 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("results", nargs="+", metavar="RESULT.json", help="files that tools/benchmark*.py wrote with --out")
     parser.add_argument("--page", metavar="FILE.md", default="docs/benchmarks.md", help="the page (default: %(default)s)")
     parser.add_argument("--plot", metavar="FILE.png", default="docs/images/benchmarks.png", help="the plot (default: %(default)s)")
+    parser.add_argument("--remark", metavar="TEXT", help="a line about how the figures were taken, such as that the machine was busy")
     return parser.parse_args(argv)
 
 
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         read = [read_tables(Path(r)) for r in args.results]
         tables = [table for _, of_file in read for table in of_file]
         page, plot = Path(args.page), Path(args.plot)
-        lines = [HEAD, "Machine: " + "; ".join(dict.fromkeys(machine for machine, _ in read)) + "\n"]
+        lines = [HEAD, "Machine: " + "; ".join(dict.fromkeys(machine for machine, _ in read)) + "\n", *([args.remark + "\n"] if args.remark else [])]
         if draw(tables, plot):
             lines.append(f"![Seconds over size]({Path(os.path.relpath(plot, page.parent)).as_posix()})\n")
         for table in tables:

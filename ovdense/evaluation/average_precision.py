@@ -198,4 +198,8 @@ def average_recalls(curves: Curves) -> dict[str, float]:
 
 def per_class_ap(curves: Curves, threshold: int | slice = slice(None)) -> dict[int, float]:
     """Return the AP in percent of each category id, nan without ground truth; `threshold` 0 is AP50, by default all ten are averaged."""
-    return {c: percent(curves.precision_TRKAM[threshold, :, k, 0, -1]) for k, c in enumerate(curves.category_ids)}
+    precision_XK = curves.precision_TRKAM[threshold, ..., 0, -1].reshape(-1, len(curves.category_ids))
+    known = precision_XK > -1
+    with np.errstate(invalid="ignore"):
+        means = 100 * np.where(known, precision_XK, 0).sum(0) / known.sum(0)
+    return dict(zip(curves.category_ids, means.tolist()))
