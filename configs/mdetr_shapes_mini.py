@@ -1,8 +1,9 @@
 """MDETR on captions of the embedded shapes, at CPU size: embedded encoders that remember what they have seen, 256 pixels, no download.
 
 Paper: arXiv 2104.12763, at our scale. What a short training needs differs from the published model: slots start from the
-encoder's own proposals, tokens are told by their alignment instead of their position, three maps make the image tokens, and places and
-words are also aligned before they meet.
+encoder's own proposals, tokens are told by their alignment instead of their position, and three maps make the image tokens.
+Measured, seed 0, one run, 1,626 phrases of 400 validation captions: R@1 71.0 (unique nouns 85.1, attributes 69.4, relations 50.0), R@5 92.4. A
+training on shuffled captions (450 iterations) gives R@1 1.8, one of the same length on the right ones 56.9.
 Train: python tools/train.py configs/mdetr_shapes_mini.py
 Test:  python tools/test.py configs/mdetr_shapes_mini.py work_dirs/mdetr_shapes_mini --show-dir overlays
 """
@@ -36,8 +37,7 @@ model = dict(
     transformer=dict(width=128, num_heads=4, encoder_layers=3, decoder_layers=2, ffn_width=512, dropout=0.0, text_dropout=0.0, num_slots=32,
                      slots_from="proposals", joined=3, proposal_share=0.25),
     head=dict(columns=96, align_width=64, temperature=0.1, tokens="alignment"),
-    criterion=dict(no_object_weight=0.1, early_weight=2.0),
-    early=True,
+    criterion=dict(no_object_weight=0.1),
     test=dict(score_thr=0.0),
     divisor=32,
 )
@@ -45,9 +45,9 @@ model = dict(
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4, fused=True), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=100),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=1600, T_max=1500, eta_min=1e-6),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=2000, T_max=1900, eta_min=1e-6),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=1600)
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=2000)
 test_cfg = dict(type=CaptionTestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 # without VocabularyHook: the vocabulary is each image's own
