@@ -152,3 +152,12 @@ def test_exemplars__are_a_prompt_kind_of_segmenters(examples, tmp_path):
     with pytest.raises(ValueError, match="folder of pictures"):
         (tmp_path / "empty").mkdir()
         predictor.set_exemplars(tmp_path / "empty")
+
+
+def test_sheet__has_a_column_an_image_and_rows_for_masks_and_parts(examples, tmp_path):
+    from ovdense.methods.ovdiff.sheets import TILE, write_sheet
+
+    path = write_sheet(tmp_path / "sheets", model_of(FolderSupport(examples), tmp_path), VOCABULARY[1])
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == (3 * TILE, 2 * TILE, 3) and path.name == "red.png"
+    assert len(np.unique(picture[2 * TILE :].reshape(-1, 3), axis=0)) >= 2  # parts of the foreground and of what is around it
