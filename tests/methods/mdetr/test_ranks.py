@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.methods.mdetr.tiny import BIRD, DOG, losses, target, tiny, total
+from tests.methods.mdetr.tiny import BIRD, DOG, image, losses, target, tiny, total
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = '''
@@ -27,8 +27,6 @@ def step(which):
     """Return the loss, the gradients and the single losses of the targets `which` of two."""
     model = tiny(slots_from="proposals", tokens="alignment", joined=1).train()
     targets = [target(n, **(DOG, BIRD)[n]) for n in which]
-    from tests.methods.mdetr.tiny import image
-
     found = losses(model, targets, [image(n) for n in which])
     loss = total(found)
     loss.backward()
@@ -69,7 +67,7 @@ def test_two_gloo_ranks__equal_one_process_with_the_doubled_batch(tmp_path):
             assert (ranks[0]["found"][name] + ranks[1]["found"][name]) / 2 == pytest.approx(value, rel=1e-5, abs=1e-6), name
     for name, grad in grads.items():
         mean = sum(r["grads"].get(name, torch.zeros_like(grad)) for r in ranks) / 2
-        torch.testing.assert_close(mean, grad, rtol=1e-3, atol=1e-5)
+        assert float((mean - grad).norm()) <= 2e-4 * float(grad.norm()) + 1e-6, name  # rounding: sums in another order
     whole = measured([0, 1, 2, 3], 4)
     for rank in ranks:
         assert {k: v for k, v in rank["metrics"].items()} == pytest.approx(whole, nan_ok=True)
