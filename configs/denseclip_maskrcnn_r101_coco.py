@@ -18,12 +18,10 @@ with read_base():
         sync_bn,
         test_cfg,
         test_dataloader,
-        test_evaluator,
         train_cfg,
         train_dataloader,
         val_cfg,
         val_dataloader,
-        val_evaluator,
     )
     from ._base_.default_runtime import (
         custom_hooks,
@@ -38,6 +36,7 @@ with read_base():
         visualizer,
     )
 
+from ovdense.evaluation.detection import CocoMetric
 from ovdense.methods.denseclip.decoders import MaskRcnnDecoder
 from ovdense.methods.denseclip.model import DenseClip
 from ovdense.text.clip_context import ClipContextEncoder
@@ -57,3 +56,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=0.1, norm_type=2),
     paramwise_cfg=dict(custom_keys=rates),
 )
+val_evaluator = [dict(type=CocoMetric, iou_types=("bbox", "segm"))]
+test_evaluator = val_evaluator

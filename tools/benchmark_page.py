@@ -10,7 +10,7 @@ from ovdense.runs import clean_errors
 
 HEAD = """# Benchmarks
 
-Made by `tools/benchmark_page.py` from what `tools/benchmark.py`, `tools/benchmark_published.py` and `tools/benchmark_evaluation.py` wrote; do not edit.
+Made by `tools/benchmark_page.py` from what the other `tools/benchmark*.py` wrote; do not edit.
 Ratios are measured in one run: both sides in turns, median, lowest and highest of the turns.
 """
 
@@ -32,10 +32,22 @@ def read_tables(path: Path) -> tuple[str, list[dict]]:
         raise FileNotFoundError(f"a result must be an existing file, got {path}") from None
     except ValueError as error:
         raise ValueError(f"{path}: must be JSON, but {error}") from None
-    tables = content.get("tables") if isinstance(content, dict) else None
-    if not isinstance(tables, list) or not all(isinstance(t, dict) and t.get("rows") and t.get("title") for t in tables):
+    tables = (content.get("tables") or _lists_of_rows(content)) if isinstance(content, dict) else None
+    if not tables or not isinstance(tables, list) or not all(isinstance(t, dict) and t.get("rows") and t.get("title") for t in tables):
         raise ValueError(f"{path}: must have 'tables' with titles and rows, as tools/benchmark*.py --out writes")
     return str(content.get("machine", "unknown machine")), tables
+
+
+def _lists_of_rows(content: Mapping) -> list[dict]:
+    """Return the tables of a file against the published arithmetic: each list of rows beside the conditions of the run."""
+    conditions = {k: v for k, v in content.items() if k != "config" and not isinstance(v, dict) and not _is_rows(v)}
+    note = ", ".join(f"{k.replace('_', ' ')} {'x'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in conditions.items())
+    name = f"{Path(content['config']).name}: " if isinstance(content.get("config"), str) else ""
+    return [{"title": name + {"rows": "against the published arithmetic"}.get(k, k), "note": note, "rows": v} for k, v in content.items() if _is_rows(v)]
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def table_lines(rows: Sequence[Mapping]) -> list[str]:

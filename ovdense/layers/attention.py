@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+LARGE_WEIGHTS = 2**23  # numbers: 32 MiB of float32
+
 
 class DropoutAttention(torch.autograd.Function):
     """Attention with dropout on its weights, head by head: what torch has no fused kernel for on a CPU.
@@ -53,12 +55,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = Non
 
     `valid` bool, True where a key counts: (B, keys), or (B, queries, keys).
 
-    On a CPU it runs in float32 under autocast too: the backward pass of the bfloat16 kernel takes twice as long.
+    On a CPU it runs in float32 under autocast too: the backward pass of the bfloat16 kernel takes twice as long. With dropout it goes
+    head by head there once the weights of all heads are over `LARGE_WEIGHTS` numbers; below, torch's own path is quicker.
     """
     mask = None if valid is None else valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     with torch.autocast("cpu", enabled=False):
         exact = [t if t.dtype == torch.float64 else t.float() for t in (query, key, value)]
-        mixed = DropoutAttention.apply(*exact, mask, dropout) if dropout else F.scaled_dot_product_attention(*exact, attn_mask=mask)
+        if dropout and query.shape[:-1].numel() * key.shape[-2] > LARGE_WEIGHTS:
+            mixed = DropoutAttention.apply(*exact, mask, dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(*exact, attn_mask=mask, dropout_p=dropout)
     return mixed.to(query.dtype)

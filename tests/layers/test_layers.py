@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d
 
+from ovdense.layers import attention
 from ovdense.layers.attention import attend
 from ovdense.layers.bert_layer import BertLayer
 from ovdense.layers.deform import deform_conv3x3
@@ -137,6 +138,12 @@ def attention_inputs(dtype=torch.float64):
     return query, key, value, valid
 
 
+@pytest.fixture(params=[0, 2**23], ids=["head by head", "all heads at once"])
+def either_path(request, monkeypatch):
+    monkeypatch.setattr(attention, "LARGE_WEIGHTS", request.param)
+
+
+@pytest.mark.usefixtures("either_path")
 @pytest.mark.parametrize("shape", ["none", "keys", "queries"])
 def test_attend__dropout_has_the_gradient_of_what_it_computes(shape):
     query, key, value, valid = attention_inputs()
@@ -149,6 +156,7 @@ def test_attend__dropout_has_the_gradient_of_what_it_computes(shape):
     assert torch.autograd.gradcheck(same_draws, (query, key, value))
 
 
+@pytest.mark.usefixtures("either_path")
 def test_attend__dropout_is_right_on_average_and_vanishes_with_its_rate():
     query, key, value, valid = attention_inputs()
     exact = attend(query, key, value, valid)
@@ -160,6 +168,7 @@ def test_attend__dropout_is_right_on_average_and_vanishes_with_its_rate():
     assert ((drawn.mean(0) - exact).abs() <= 5 * spread + 1e-9).all() and float(spread.max()) > 0
 
 
+@pytest.mark.usefixtures("either_path")
 def test_attend__dropout_never_looks_at_padding():
     query, key, value, valid = attention_inputs(torch.float32)
     torch.manual_seed(0)

@@ -46,3 +46,12 @@ def test_interleaved__takes_turns():
     seen = []
     times = interleaved_seconds({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, repeats=3)
     assert seen == ["a", "b", *"ab", *"ba", *"ab"] and [len(t) for t in times.values()] == [3, 3]
+
+
+def test_benchmark_page__reads_runs_against_the_published_arithmetic(tmp_path):
+    rows = [{"prompt": "names", "times_faster": 1.8}]
+    content = {"config": "/some/where/configs/a.py", "size_hw": [480, 640], "threads": 2, "test": rows, "retrieval": {"k": 5}}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert load_script("tools/benchmark_page.py").main([str(tmp_path / "a.json"), "--page", str(tmp_path / "p.md"), "--plot", str(tmp_path / "p.png")]) == 0
+    text = (tmp_path / "p.md").read_text()
+    assert "## a.py: test" in text and "size hw 480x640, threads 2" in text and "| names | 1.8 |" in text and "/some/where" not in text
