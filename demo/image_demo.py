@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.exemplars is not None:
             print("classes:", ", ".join(predictor.set_exemplars(args.exemplars)))
         elif vocabulary is not None:
-            predictor.set_vocabulary(_with_background(vocabulary, predictor.model), prompt=args.prompt)
+            predictor.set_vocabulary(vocabulary, prompt=args.prompt)
         elif predictor.vocabulary is None:
             raise ValueError("what to look for must be given with --texts or --vocab; only weights of tools/fold_vocabulary.py bring it along")
         found, unreadable = _predict(predictor, files, args)
@@ -88,15 +88,6 @@ def _vocabulary(args: argparse.Namespace):
     wanted = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
     rivals = () if args.negatives is None else tuple(ClassEntry(name=text, is_background=True) for text in parse_queries(args.negatives))
     return Vocabulary((*wanted, *rivals))
-
-
-def _with_background(vocabulary, model):
-    """Return the vocabulary with a background class before it, where the model has a rule for one and none is asked for."""
-    from ovdense.structures import ClassEntry, Vocabulary
-
-    if not model.wants_background or any(entry.is_background for entry in vocabulary):
-        return vocabulary
-    return Vocabulary((ClassEntry(name="background", is_background=True), *vocabulary))
 
 
 def _image_files(path: Path) -> list[Path]:

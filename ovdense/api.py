@@ -21,7 +21,7 @@ from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.methods.base import OpenVocabModel
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
 from ovdense.registry import MODELS, TRANSFORMS
-from ovdense.structures import Results, Vocabulary
+from ovdense.structures import ClassEntry, Results, Vocabulary
 from ovdense.text.caption_prompts import caption_prompt
 from ovdense.text.noun_chunks import caption_phrases
 from ovdense.text.vocabulary import load_vocabulary
@@ -136,9 +136,13 @@ class OpenVocabPredictor:
         """Look for these classes from now on.
 
         `vocabulary`: names or phrases, a Vocabulary, a file, or "lvis", "coco", "voc" (see `load_vocabulary`); `prompt`:
-        "names", or "descriptions" (names and what they look like, where the vocabulary says it).
+        "names", or "descriptions" (names and what they look like, where the vocabulary says it). A class "background" is put before
+        them where the model has a rule for it (`wants_background`) and the vocabulary has none.
         """
-        self.model.set_vocabulary(load_vocabulary(vocabulary), prompt=prompt)
+        wanted = load_vocabulary(vocabulary)
+        if self.model.wants_background and not any(entry.is_background for entry in wanted):
+            wanted = Vocabulary((ClassEntry(name="background", is_background=True), *wanted))
+        self.model.set_vocabulary(wanted, prompt=prompt)
 
     def set_exemplars(self, folder: str | Path, classes: Sequence[str] | Vocabulary | None = None) -> tuple[str, ...]:
         """Look from now on for what example pictures show; return the classes' names.

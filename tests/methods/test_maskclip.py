@@ -61,3 +61,18 @@ def test_training_free__models_are_run_without_a_checkpoint():
     assert is_training_free(Config(dict(model=dict(type=MaskClip)))) and is_training_free(Config(dict(model=dict(type="ovdense.methods.maskclip.MaskClip"))))
     with pytest.raises(ValueError, match="since it is trained; give weights"):
         require_training_free(Config(dict(model=dict(type=Desco))), "give weights")
+
+
+def test_predictor__adds_the_background_that_the_model_has_a_rule_for():
+    from ovdense.api import OpenVocabPredictor
+    from ovdense.data.transforms import ResizeShortestEdge
+
+    resize = ResizeShortestEdge((32,), 64)
+    predictor = OpenVocabPredictor(model(background_thr=0.7), resize=resize)
+    predictor.set_vocabulary(["red", "green"])
+    assert predictor.vocabulary.names == ("background", "red", "green") and predictor.vocabulary[0].is_background
+    predictor.set_vocabulary(Vocabulary((*COLOURS, BACKGROUND)))
+    assert predictor.vocabulary.names == (*COLOURS.names, "background")
+    without = OpenVocabPredictor(model(), resize=resize)
+    without.set_vocabulary(["red", "green"])
+    assert without.vocabulary.names == ("red", "green")

@@ -152,6 +152,11 @@ class OVDiff(OpenVocabModel):
             self._masker = SupportMasker(source, heat, heat.settings() if heat else None)
         return self._masker
 
+    @property
+    def wants_background(self) -> bool:
+        """Return True: what is like no prototype is background."""
+        return True
+
     def encode_text(self, vocabulary: Vocabulary) -> SupportBanks:
         """Return the vocabulary's banks; what is missing of its support sets and prototypes is made and kept."""
         key = vocabulary.fingerprint()
