@@ -2,7 +2,6 @@
 
 Every source gives `support_set(entry)`, so that prototypes are made of them by one way.
 """
-import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ovdense.compat.images import SUFFIXES
 from ovdense.structures import ClassEntry
-from ovdense.support.store import SupportImage, SupportSet
+from ovdense.support.store import SupportImage, SupportSet, file_digest
 
 MASK_SUFFIX = ".mask.png"
 
@@ -49,8 +48,8 @@ class FolderSupport:
     @staticmethod
     def _image(path: Path) -> SupportImage:
         mask = path.with_name(path.stem + MASK_SUFFIX)
-        details = {"foreground": mask.name, "foreground_sha256": _digest(mask)} if mask.is_file() else {}
-        return SupportImage(path=path, sha256=_digest(path), details=details)
+        details = {"foreground": mask.name, "foreground_sha256": file_digest(mask)} if mask.is_file() else {}
+        return SupportImage(path=path, sha256=file_digest(path), details=details)
 
 
 class TextHeat:
@@ -73,7 +72,3 @@ def normalised(image: np.ndarray, encoder: Any) -> Tensor:
     """Return (1, 3, H, W) of an (H, W, 3) uint8 image, as the encoder wants it."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
     return ((torch.tensor(image).permute(2, 0, 1).float() - mean) / std)[None]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

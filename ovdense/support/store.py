@@ -35,7 +35,7 @@ class SupportImage:
 
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB; ValueError when the file is not the one that was put in."""
-        if _digest(self.path) != self.sha256:
+        if file_digest(self.path) != self.sha256:
             raise ValueError(f"{self.path} must be the image that the support set was made of, but its content has changed; make the set anew")
         return read_upright(self.path)
 
@@ -119,7 +119,7 @@ class SupportWriter:
             _write_png(image, self.folder / file)
         else:
             file = str(Path(image).expanduser().absolute())
-        row = {"file": file, "sha256": _digest(self.folder / file), "details": details}
+        row = {"file": file, "sha256": file_digest(self.folder / file), "details": details}
         with open(self.folder / PARTIAL, "a", encoding="utf8") as lines:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._rows.append(row)
@@ -149,7 +149,7 @@ def _image_of(row: Mapping[str, Any], folder: Path) -> SupportImage:
 
 def _there(row: Mapping[str, Any], folder: Path) -> bool:
     path = folder / row["file"]
-    return path.is_file() and _digest(path) == row["sha256"]
+    return path.is_file() and file_digest(path) == row["sha256"]
 
 
 def _whole_rows(path: Path):
@@ -166,7 +166,8 @@ def _whole_rows(path: Path):
         yield row
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the sha256 of an image file's content; FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"an image must be an existing file, got {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
