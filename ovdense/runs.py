@@ -63,7 +63,7 @@ def _own_message(error: Exception) -> str | None:
     message = str(error)
     if _WORKER.match(message):
         file, line = (_FRAME.findall(message) or [("", "")])[-1]
-        message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+        message = re.split(rf"\n(?:\w+\.)*{type(error).__name__}: ", message)[-1].strip()
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         file, line = frame.filename, frame.line or ""
@@ -160,14 +160,14 @@ def use_seed(cfg: Config, seed: int | None = None, kept: Collection[str] = ()) -
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     loader = cfg.get("train_dataloader") or {}
     for part, registry in (("sampler", DATA_SAMPLERS), ("dataset", DATASETS)):
-        if part in loader and f"train_dataloader.{part}.seed" not in kept and _takes_seed(loader[part]["type"], registry):
+        if part in loader and f"train_dataloader.{part}.seed" not in kept and _takes(loader[part]["type"], "seed", registry):
             loader[part]["seed"] = seed
 
 
-def _takes_seed(kind: Any, registry: Any) -> bool:
-    """Return whether a config's type, a class or (in a dumped config) its name, has an argument `seed`."""
+def _takes(kind: Any, argument: str, registry: Any) -> bool:
+    """Return whether a config's type, a class or (in a dumped config) its name, has an argument of this name."""
     found = registry.get(kind) if isinstance(kind, str) else kind
-    return found is not None and "seed" in inspect.signature(found).parameters
+    return found is not None and argument in inspect.signature(found).parameters
 
 
 def use_checkpoint(cfg: Config, resume: str | None, seed: int | None = None, kept: Collection[str] = ()) -> None:
@@ -217,6 +217,32 @@ def build_runner(cfg: Config) -> Any:
         fitting = require_fitting(model, state, cfg.load_from)
         print(f"{fitting} of the model's {len(model.state_dict())} tensors come from {cfg.load_from}")
     return runner
+
+
+def skip_broken_images(runner: Any) -> None:
+    """Let the training of a runner go on past images that cannot be read, count them, and say so (`data.skipping`)."""
+    from functools import partial
+
+    from mmengine.registry import FUNCTIONS
+
+    from ovdense.data.skipping import CollateBroken, SkipBroken
+    from ovdense.methods.hooks import BrokenImageHook
+    from ovdense.registry import DATASETS
+
+    loader = runner._train_dataloader  # as Runner has it before it builds the loader
+    if not isinstance(loader, dict) or not isinstance(loader["dataset"], dict):
+        return
+    loader = runner._train_dataloader = dict(loader)
+    settings = dict(loader["dataset"])
+    if _takes(settings["type"], "skip_broken", DATASETS):
+        settings.setdefault("skip_broken", True)
+    loader["dataset"] = SkipBroken(DATASETS.build(settings))
+    collate = loader.get("collate_fn") or dict(type="pseudo_collate")
+    if isinstance(collate, dict):
+        kind, more = collate["type"], {k: v for k, v in collate.items() if k != "type"}
+        collate = partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **more)
+    loader["collate_fn"] = CollateBroken(collate)
+    runner.register_hook(BrokenImageHook())
 
 
 def is_training_free(cfg: Any) -> bool:

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ovdense.compat.images import BrokenImage
 from ovdense.data.transforms import read_image, resize_image
 from ovdense.registry import DATASETS
 from ovdense.structures import ClassEntry
@@ -27,12 +28,14 @@ class ObjectCrops(Dataset):
     shifted inside the photo; one of which boxes of other objects
     cover more than `max_other` is left out. Pictures are cut once, `slack` pixels larger, and shifted and mirrored anew in every pass. `keep` and
     `silent`: see `describe_object`; `templates`: one is drawn for each caption; with probability `prob_empty` the caption is empty
-    (classifier-free guidance). A sample is dict(image (3, image_px, image_px) uint8 RGB, caption).
+    (classifier-free guidance). A sample is dict(image (3, image_px, image_px) uint8 RGB, caption). `skip_broken` leaves out images that cannot be
+    read; `broken` says which and why.
     """
 
     def __init__(
         self, *, dataset: dict, image_px: int = 48, margin: float = 1.5, min_side: int = 48, max_other: float = 1.0,
         slack: int = 4, keep: float = 0.7, silent: Sequence[str] = (), templates: Sequence[str] = TEMPLATES, prob_empty: float = 0.1, seed: int = 0,
+        skip_broken: bool = False,
     ) -> None:
         if margin < 1 or image_px < 1 or slack < 0:
             raise ValueError(f"margin must be at least 1, image_px at least 1 and slack at least 0, got {margin}, {image_px}, {slack}")
@@ -40,9 +43,15 @@ class ObjectCrops(Dataset):
         self.image_px, self.keep, self.silent, self.templates, self.prob_empty, self.seed = image_px, keep, tuple(silent), tuple(templates), prob_empty, seed
         self.vocabulary = source.vocabulary
         self.metainfo = {"classes": self.vocabulary.names, "dataset": f"objects of {source.dataset_name}"}
-        pictures, labels = [], []
+        pictures, labels, self.broken = [], [], []
         for i in range(len(source)):
-            image, found = read_image(source.image_info(i)["path"]), source.annotations(i)
+            try:
+                image, found = read_image(source.image_info(i)["path"]), source.annotations(i)
+            except (BrokenImage, FileNotFoundError) as error:
+                if not skip_broken:
+                    raise
+                self.broken.append(str(error))
+                continue
             boxes, skip = found["boxes_xyxy"], found["crowd"] | found["difficult"]
             for n in np.flatnonzero(~skip):
                 window = square_around(boxes[n], margin, min_side, image.shape[:2])
@@ -50,7 +59,9 @@ class ObjectCrops(Dataset):
                     pictures.append(cut_square(image, window, image_px + slack))
                     labels.append(int(found["labels"][n]))
         if not pictures:
-            raise ValueError(f"{source.ann_file} must hold at least one box whose window is at most {max_other} covered by others, got none; raise max_other")
+            unread = f" ({len(self.broken)} images cannot be read, the last: {self.broken[-1]})" if self.broken else ""
+            raise ValueError(f"{source.ann_file} must hold at least one box whose window is at most {max_other} covered by others, got none; "
+                             f"raise max_other{unread}")
         self._pictures, self._labels = np.stack(pictures), labels
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from ovdense.compat.images import BrokenImage
 from ovdense.compat.voc import image_ids, split_names
 from ovdense.data.annotations import near
 from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, _as_vocabulary, _found, require_images
@@ -110,14 +111,14 @@ def _told(asked: Vocabulary | None, known: Mapping[int, ClassEntry]) -> Vocabula
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) from the file's head; ValueError for what is no image."""
+    """Return (height, width) from the file's head; BrokenImage for what is no image."""
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: must be a whole image file, could not be read: {error}") from None
+        raise BrokenImage(f"{path}: must be a whole image file, could not be read: {error}") from None
 
 
 def read_values(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
@@ -128,11 +129,11 @@ def read_values(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     except FileNotFoundError:
         raise FileNotFoundError(f"the label file {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: must be a whole image file, could not be read: {error}") from None
+        raise BrokenImage(f"{path}: must be a whole image file, could not be read: {error}") from None
     if mode not in ("P", "L"):
         raise ValueError(f"{path}: a label file must have one number of 8 bits a pixel (palette or grey), got an image of mode {mode}; convert it first")
     if values.shape != tuple(size_hw):
-        raise ValueError(f"{path}: must have its photo's size {tuple(size_hw)} (height, width), got {values.shape}; do photo and labels belong together?")
+        raise BrokenImage(f"{path}: must have its photo's size {tuple(size_hw)} (height, width), got {values.shape}; do photo and labels belong together?")
     return values
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ovdense.compat.images import to_rgb
+from ovdense.compat.images import BrokenImage, to_rgb
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import ImageTarget
 
@@ -45,7 +45,7 @@ def resize_image(image: np.ndarray, size_hw: tuple[int, int], resample: str = "b
 def read_image(path: str) -> np.ndarray:
     """Return the file as (H, W, 3) uint8 RGB, as stored: EXIF rotation is not applied, since boxes are drawn on the raw pixels.
 
-    FileNotFoundError or ValueError name a file that is missing, is no image, or is cut short.
+    FileNotFoundError or BrokenImage (a ValueError) name a file that is missing, is no image, or is cut short.
     """
     try:
         with Image.open(path) as picture:
@@ -53,7 +53,7 @@ def read_image(path: str) -> np.ndarray:
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: must be a whole image file, could not be read: {error}; {_advice(path)}") from None
+        raise BrokenImage(f"{path}: must be a whole image file, could not be read: {error}; {_advice(path)}") from None
 
 
 def _advice(path: str) -> str:
@@ -115,12 +115,12 @@ def _check_probability(name: str, value: float) -> float:
 
 @TRANSFORMS.register_module()
 class LoadImage:
-    """Add `image`; ValueError if the file is not of the size that its annotations were made for."""
+    """Add `image`; BrokenImage if the file is not of the size that its annotations were made for."""
 
     def __call__(self, sample: dict) -> dict:
         sample["image"] = image = read_image(sample["path"])
         if image.shape[:2] != tuple(sample["original_size_hw"]):
-            raise ValueError(
+            raise BrokenImage(
                 f"{sample['path']}: must be {sample['original_size_hw'][0]} x {sample['original_size_hw'][1]} (height x width) as its annotations say, "
                 f"got {image.shape[0]} x {image.shape[1]}; is this the right file?"
             )

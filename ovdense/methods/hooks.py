@@ -1,11 +1,15 @@
-"""MMEngine hooks that every method needs: the vocabulary before a test, and runs that can be repeated and resumed."""
+"""MMEngine hooks that every method needs: the vocabulary before a test, runs that can be repeated and resumed, and broken images counted."""
+from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ovdense.compat.ranks import gather_json
+from ovdense.evaluation.report import write_json
 from ovdense.registry import HOOKS
 
 
@@ -51,3 +55,77 @@ class IterationSeedHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         torch.manual_seed((runner.seed or 0) * 1_000_003 + runner.iter * 64 + runner.rank)
+
+
+@HOOKS.register_module()
+class BrokenImageHook(Hook):
+    """Count and name the images that training leaves out since they cannot be read (`data.skipping`).
+
+    Each is said once, when it is first met (by another rank: at the next checkpoint); the sum over all ranks is said at the end and written to
+    broken_images.json in the work_dir. It is kept in checkpoints, so that a resumed run counts on.
+    """
+
+    priority = "VERY_HIGH"
+    KEY = "broken_images"
+    MOST_NAMED = 1000
+
+    def __init__(self) -> None:
+        self._own: list[str] = []
+        self._said: set[str] = set()
+        self._samples, self._files = 0, {}
+
+    def before_train(self, runner: Runner) -> None:
+        known = runner.message_hub.get_info(self.KEY) or {}
+        self._samples, self._files = int(known.get("samples", 0)), dict(known.get("files", {}))
+        self._said = set(self._files)
+        at_once = list(getattr(runner.train_dataloader.dataset, "broken", ()))
+        for line in at_once:
+            self._say(runner, line)
+            self._files.setdefault(line, 0)
+        self._note(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if isinstance(data_batch, dict):
+            for line in data_batch.pop("broken", ()):
+                self._say(runner, line)
+                self._own.append(line)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Gather where a checkpoint is about to be written."""
+        hooks = [h for h in runner.hooks if isinstance(h, CheckpointHook) and not h.by_epoch]
+        if any(self.every_n_train_iters(runner, h.interval) or self.is_last_train_iter(runner) for h in hooks):
+            self._gather(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._gather(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._gather(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        self._gather(runner)
+        if not self._files or not is_main_process():
+            return
+        write_json(Path(runner.work_dir) / "broken_images.json", {"samples": self._samples, "files": self._files})
+        named = "; ".join(list(self._files)[:5]) + (f"; and {len(self._files) - 5} more" if len(self._files) > 5 else "")
+        runner.logger.warning(f"{len(self._files)} images could not be read, {self._samples} samples of them were replaced by others: {named} "
+                              "(all in broken_images.json; --strict-data stops at the first one)")
+
+    def _say(self, runner: Runner, line: str) -> None:
+        if line not in self._said and len(self._said) < self.MOST_NAMED:
+            self._said.add(line)
+            runner.logger.warning(f"left out, another image stands in: {line}")
+
+    def _gather(self, runner: Runner) -> None:
+        own, self._own = self._own, []
+        for lines in gather_json(own):
+            for line in lines:
+                self._say(runner, line)
+                self._samples += 1
+                if line in self._files or len(self._files) < self.MOST_NAMED:
+                    self._files[line] = self._files.get(line, 0) + 1
+        self._note(runner)
+
+    def _note(self, runner: Runner) -> None:
+        if self._files:
+            runner.message_hub.update_info(self.KEY, {"samples": self._samples, "files": dict(self._files)})

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ovdense.compat.ranks import mean_over_ranks
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.losses import UNMATCHED, atss_assign, centerness_loss, centerness_target, giou_loss, token_focal_loss
 from ovdense.methods.desco.head import HeadOutputs
-from ovdense.methods.ranks import mean_over_ranks
 
 
 class DescoCriterion:

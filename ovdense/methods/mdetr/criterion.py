@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovdense.compat.ranks import mean_over_ranks
 from ovdense.losses import alignment_loss, cxcywh_to_xyxy, dice_loss, giou, hungarian_match, mask_focal_loss, set_costs, soft_token_loss
 from ovdense.methods.mdetr.head import ANSWERS, MdetrOutputs
 from ovdense.methods.mdetr.mask_head import resize_masks
-from ovdense.methods.ranks import mean_over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)

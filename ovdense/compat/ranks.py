@@ -1,0 +1,26 @@
+"""Numbers and small facts that all processes of a distributed run must agree on; nothing is pickled."""
+import json
+from typing import Any
+
+import torch
+from mmengine import dist
+from torch import Tensor, distributed
+
+
+def mean_over_ranks(value: Tensor) -> float:
+    """Return the mean of a scalar over all ranks: losses are divided by the same number everywhere."""
+    if distributed.is_available() and distributed.is_initialized():
+        value = value.clone()
+        distributed.all_reduce(value)
+        value = value / distributed.get_world_size()
+    return float(value)
+
+
+def gather_json(content: Any) -> list[Any]:
+    """Return what every rank holds, in the order of the ranks, on all of them; `content` is anything that JSON can hold."""
+    if dist.get_world_size() == 1:
+        return [content]
+    own = torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
+    lengths = [int(n) for n in dist.all_gather(torch.tensor([len(own)]))]
+    parts = dist.all_gather(torch.nn.functional.pad(own, (0, max(lengths) - len(own))))
+    return [json.loads(bytes(part[:length].tolist())) for part, length in zip(parts, lengths)]
