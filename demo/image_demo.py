@@ -10,7 +10,6 @@ from ovdense.runs import clean_errors
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "desco_lvis_mini.py"
 PHOTOS = "configs/desco_coco_photos.py"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 EXIT_UNREADABLE = 1
 
 
@@ -42,8 +41,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        from ovdense.compat.images import image_files
+
         vocabulary = _vocabulary(args)
-        files = _image_files(Path(args.image))
+        files = image_files(args.image)
         weights = args.weights or (None if _needs_no_weights(args.config) else _newest_weights(args.config))
         if Path(args.config).resolve() == CONFIG and not _is_drawn(Path(args.image)):
             print(f"note: this model was trained on drawn shapes and has never seen a photo; for photos pass --config {PHOTOS} (trained with tools/train.py)")
@@ -88,18 +89,6 @@ def _vocabulary(args: argparse.Namespace):
     wanted = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
     rivals = () if args.negatives is None else tuple(ClassEntry(name=text, is_background=True) for text in parse_queries(args.negatives))
     return Vocabulary((*wanted, *rivals))
-
-
-def _image_files(path: Path) -> list[Path]:
-    """Return the file, or the images of the folder (by their suffix), sorted."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"the image must be an existing file or folder, got {path}")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())  # a dangling link stays, to be reported
-    if not files:
-        raise ValueError(f"the folder {path} must hold images ({' '.join(SUFFIXES)}), found none")
-    return files
 
 
 def _is_drawn(path: Path) -> bool:

@@ -12,9 +12,11 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "ClassEntry": "ovdense.structures",
     "Vocabulary": "ovdense.structures",
-    "Results": "ovdense.structures",
-    "load_vocabulary": "ovdense.text.vocabulary",
+    "Results": "ovdense.results",
+    "load": "ovdense.api",
+    "load_image": "ovdense.api",
     "load_model": "ovdense.api",
+    "load_vocabulary": "ovdense.text.vocabulary",
     "OpenVocabPredictor": "ovdense.api",
 }
 __all__ = ["__version__", *_PUBLIC]

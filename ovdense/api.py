@@ -1,41 +1,48 @@
 """Load a model, set a vocabulary once, predict many images.
 
-    model = load_model("configs/desco_lvis_mini.py", "work_dirs/desco_lvis_mini/iter_2000.pth")
-    predictor = OpenVocabPredictor(model)
-    predictor.set_vocabulary(["cat", "a red chair left of the table"])
-    results = predictor.predict("photo.jpg", score_thr=0.3)
+>>> import numpy as np, ovdense
+>>> photo = np.full((96, 128, 3), 127, np.uint8)              # or "photo.jpg", a PIL image, a folder, a list of them
+>>> model = ovdense.load("mini", device="cpu")                # or ovdense.load("desco_swin_t", weights="desco_ours.pth")
+>>> results = model(photo, ["cat", "sofa", "not: dog"])       # the text is encoded once, the next image costs only itself
+>>> results.names, results.label_map_HW.shape
+(('background', 'cat', 'sofa'), torch.Size([96, 128]))
+>>> results.save("found/photo.jpg").name                      # or .show(), .to_coco(), .to_supervision(), .crop()
+'photo.jpg'
 """
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ovdense.compat.images import read_upright, to_rgb
+from ovdense import zoo
+from ovdense.compat.images import ImageLike, image_files, is_folder, load_image
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, is_training_free
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
 from ovdense.registry import MODELS, TRANSFORMS
-from ovdense.structures import ClassEntry, Results, Vocabulary
+from ovdense.results import Results, of_image
+from ovdense.rivals import Rivals, settled, with_rivals
+from ovdense.structures import Vocabulary
 from ovdense.text.caption_prompts import caption_prompt
 from ovdense.text.noun_chunks import caption_phrases
 from ovdense.text.vocabulary import load_vocabulary
+from ovdense.text.wanted import Asked, Wanted, wanted_of
 
 _RUN_KEYS = ("work_dir", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "efficient_conv_bn_eval", "activation_checkpointing")
-ImageLike = str | Path | np.ndarray | Image.Image
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Images = ImageLike | Iterable[ImageLike]
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a file, changed by dotted `options`; ValueError for a key that the config cannot have."""
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"the config {path} does not exist" + (f"; near it there are {', '.join(near)}" if near else ""))
+    """Return the config of a file, or of a model's name (see `zoo`), changed by dotted `options`; ValueError for a key that the config cannot have."""
+    path = zoo.config_path(path)
     try:
         cfg = Config.fromfile(str(path))
     except (SyntaxError, OSError, AttributeError) as error:
@@ -103,46 +110,110 @@ def _build(model_cfg: Mapping[str, Any], checkpoint: str | Path | None) -> OpenV
     return model
 
 
-def load_image(image: ImageLike) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB, upright: the EXIF rotation of files and PIL images is applied.
+def load(name_or_config: str | Path | Config, weights: str | Path | None = None, *, device: str | torch.device | None = None,
+         precision: Precision = "auto", options: Mapping[str, Any] | None = None) -> "OpenVocabPredictor":
+    """Return a model that is ready to be asked: `model(images, texts)`.
 
-    FileNotFoundError or ValueError name a file that is missing, is no image, or is cut short. An array must be RGB.
+    `name_or_config`: a short name of `ovdense.zoo` ("mini" works at once, offline), a config's name, or a config file. `weights`: a checkpoint,
+    or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator if there is one. `precision`
+    "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `options`: dotted changes of the config.
+
+    KeyError for an unknown name, with near ones; ValueError that says which weights a model needs where none are given.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"an image array must be uint8 of shape (H, W, 3), RGB, got {image.dtype} {image.shape}")
-        return image
-    if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
-    return read_upright(image)
+    cfg = name_or_config if isinstance(name_or_config, Config) else load_config(name_or_config, options)
+    if isinstance(name_or_config, Config) and options:
+        raise ValueError("options change a config that is loaded by its name; change the Config itself instead")
+    if weights is None:
+        _require_no_weights(cfg, options)
+    return OpenVocabPredictor(load_model(cfg, None if weights == "random" else weights, device), precision=precision)
+
+
+def _require_no_weights(cfg: Config, options: Mapping[str, Any] | None) -> None:
+    """Raise ValueError where a model would be left with random weights."""
+    card = zoo.card_of(cfg.filename) if cfg.filename else None
+    if card is not None and card.needs in ("nothing", "photos") or card is not None and card.needs == "files" and options:
+        return
+    if card is not None:
+        give = "options={'model...': 'FILE'}" if card.needs == "files" else "weights=CHECKPOINT"
+        raise ValueError(f"{card.name} needs {card.advice}. Give {give}, or weights=\"random\" to try its shapes")
+    if not is_training_free(cfg):
+        raise ValueError(f"the model of {cfg.filename or 'this config'} is trained: give weights=CHECKPOINT, or weights=\"random\" to try its shapes")
 
 
 class OpenVocabPredictor:
-    """A model and its resize rule: set a vocabulary, then predict image after image; the text is encoded once.
+    """A model, its resize rule and its precision: set a vocabulary, then predict image after image; the text is encoded once.
 
-    `resize`: the rule, by default the one among the test transforms of the model's config (`model.cfg`).
+    `resize`: the rule, by default the one among the test transforms of the model's config (`model.cfg`). `precision`: see `load`.
+    `score_thr`: what calls leave out by default.
     """
 
-    def __init__(self, model: OpenVocabModel, *, resize: ResizeShortestEdge | None = None) -> None:
+    score_thr = 0.3
+
+    def __init__(self, model: OpenVocabModel, *, resize: ResizeShortestEdge | None = None, precision: Precision = "float32") -> None:
         self.model = model.eval()
         self.resize = resize or _test_resize(getattr(model, "cfg", None))
+        self.precision = precision
+        self._autocast = _autocast_dtype(precision, self.device)
         self._pack = PackDetection()
+        self._rivals: tuple[Vocabulary, Rivals] | None = None  # and the vocabulary of the model that they belong to
+        self._said: tuple[Any, ...] | None = None
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         return self.model.vocabulary
 
-    def set_vocabulary(self, vocabulary: str | Path | Sequence[str] | Vocabulary, prompt: str = "names") -> None:
+    @property
+    def device(self) -> torch.device:
+        return self.model.data_preprocessor.mean.device
+
+    def __repr__(self) -> str:
+        asked = f"{len(self.vocabulary)} classes" if self.vocabulary is not None else "no vocabulary yet"
+        return f"OpenVocabPredictor({type(self.model).__name__}, {asked}, {self.device}, {self._autocast or 'float32'})"
+
+    def __call__(self, images: Images, texts: Asked | None = None, score_thr: float | None = None, batch_size: int = 1) -> Results | list[Results]:
+        """Return what is found: one `Results` for one image, a list for a folder or several.
+
+        `images`: a path, an (H, W, 3) uint8 RGB array, a PIL image; a folder, a list of them, or an array (B, H, W, 3). `texts`: what to look
+        for, as `set_vocabulary` takes it, from now on (None: what was set before); the same texts again are not encoded again. `score_thr` None:
+        `self.score_thr`. Several images hold all results in memory; `predict_many` gives them one by one.
+        """
+        if texts is not None:
+            self.set_vocabulary(texts)
+        thr = self.score_thr if score_thr is None else score_thr
+        if _is_single(images):
+            return self.predict(images, score_thr=thr)
+        return list(self.predict_many(_flat(images), batch_size=batch_size, score_thr=thr))
+
+    def set_vocabulary(self, vocabulary: Asked, prompt: str | None = None, negatives: str | Sequence[str] = ()) -> None:
         """Look for these classes from now on.
 
-        `vocabulary`: names or phrases, a Vocabulary, a file, or "lvis", "coco", "voc" (see `load_vocabulary`); `prompt`:
-        "names", or "descriptions" (names and what they look like, where the vocabulary says it). A class "background" is put before
-        them where the model has a rule for it (`wants_background`) and the vocabulary has none.
+        `vocabulary`: names or phrases, as a list or as "cat. a red chair", where "not: dog" is a thing that only competes; a Vocabulary; "lvis",
+        "coco", "voc" and other built-in ones, or a file (see `load_vocabulary`); names with their descriptions, as a mapping or a JSON file; or
+        example pictures: FOLDER/CLASS/*.jpg, or a mapping from names to pictures (see `set_exemplars`). `prompt`: "names", "descriptions" or
+        "texts" (None: descriptions for a mapping, else names). `negatives`: more things that only compete. A class "background" is put before
+        the others where the model has a rule for it (`wants_background`) and the vocabulary has none.
+
+        >>> import ovdense
+        >>> model = ovdense.load("mini", device="cpu")
+        >>> model.set_vocabulary("cat. sofa", negatives=["dog"])
+        >>> model.vocabulary.names
+        ('background', 'cat', 'sofa', 'dog')
         """
-        wanted = load_vocabulary(vocabulary)
-        if self.model.wants_background and not any(entry.is_background for entry in wanted):
-            wanted = Vocabulary((ClassEntry(name="background", is_background=True), *wanted))
-        self.model.set_vocabulary(wanted, prompt=prompt)
+        from ovdense.support.sources import example_pictures
+
+        examples = example_pictures(vocabulary)
+        if examples is not None:
+            if prompt is not None or negatives:
+                raise ValueError("example pictures are asked for without a prompt and without negatives; leave them out")
+            self._use_exemplars(*examples)
+            return
+        wanted = wanted_of(vocabulary, negatives=negatives, prompt=prompt)
+        said = (wanted, self.model)
+        if self._said == said and self._rivals is not None and self.model.vocabulary is self._rivals[0]:
+            return
+        rivals = with_rivals(wanted, wants_background=self.model.wants_background, within=self.model.rivals_within)
+        self.model.set_vocabulary(rivals.asked, prompt=wanted.prompt)
+        self._rivals, self._said = (self.model.vocabulary, rivals), said
 
     def set_exemplars(self, folder: str | Path, classes: Sequence[str] | Vocabulary | None = None) -> tuple[str, ...]:
         """Look from now on for what example pictures show; return the classes' names.
@@ -157,7 +228,12 @@ class OpenVocabPredictor:
             classes = sorted(p.name for p in source.folder.iterdir() if p.is_dir())
             if not classes:
                 raise ValueError(f"{folder} must have a folder of pictures for each class, it has none")
-        self.model.use_exemplars(load_vocabulary(classes), source)
+        return self._use_exemplars(source, classes)
+
+    def _use_exemplars(self, source: Any, classes: Sequence[str] | Vocabulary) -> tuple[str, ...]:
+        rivals = with_rivals(Wanted(vocabulary=load_vocabulary(classes)), wants_background=self.model.wants_background, within=False)
+        self.model.use_exemplars(rivals.asked, source)
+        self._rivals, self._said = (self.model.vocabulary, rivals), None
         return self.model.vocabulary.names
 
     def set_caption(self, caption: str, phrases: Sequence[str] | Sequence[Sequence[tuple[int, int]]] | None = None) -> tuple[str, ...]:
@@ -183,10 +259,10 @@ class OpenVocabPredictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if self.vocabulary is None:
-            raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...)")
-        batch: list[dict[str, Any]] = []
+            raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...), or give texts")
+        batch: list[tuple[ImageLike, dict[str, Any]]] = []
         for n, image in enumerate(images):
-            batch.append(self._sample(load_image(image), n))
+            batch.append((image, self._sample(load_image(image), n)))
             if len(batch) == batch_size:
                 yield from self._run(batch, score_thr)
                 batch = []
@@ -199,9 +275,45 @@ class OpenVocabPredictor:
         return self._pack(self.resize(sample))
 
     @torch.no_grad()
-    def _run(self, samples: Sequence[dict[str, Any]], score_thr: float) -> list[Results]:
+    def _run(self, batch: Sequence[tuple[ImageLike, dict[str, Any]]], score_thr: float) -> list[Results]:
+        samples = [sample for _, sample in batch]
         data = self.model.data_preprocessor({"images": [s["image"] for s in samples], "targets": [s["target"] for s in samples]})
-        return [r.above(score_thr) for r in self.model.predict(data["images"], data["targets"])]
+        with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
+            found = self.model.predict(data["images"], data["targets"])
+        is_background = [entry.is_background for entry in self.vocabulary]
+        if self._rivals is not None and self._rivals[0] is self.vocabulary:
+            found = [settled(r, self._rivals[1], is_background) for r in found]
+        names = [name for name, background in zip(self.vocabulary.names, is_background) if background]
+        return [of_image(r.above(score_thr), source, names) for r, (source, _) in zip(found, batch, strict=True)]
+
+
+def _is_single(images: Any) -> bool:
+    """Return whether what is to be looked at is one image."""
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, Image.Image) or isinstance(images, str | Path) and not is_folder(images)
+
+
+def _flat(images: Images) -> Iterator[ImageLike]:
+    """Yield the images of a list, those of its folders one by one."""
+    for image in [images] if isinstance(images, str | Path) else images:
+        if is_folder(image):
+            yield from image_files(image)
+        else:
+            yield image
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the type of the forward pass under autocast, None for float32."""
+    if precision not in ("auto", "float32", "bfloat16", "float16"):
+        raise ValueError(f'precision must be "auto", "float32", "bfloat16" or "float16", got {precision!r}')
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError("float16 is for accelerators; on a CPU take float32, or bfloat16 where it has it")
+    return None if precision == "float32" else getattr(torch, precision)
 
 
 def _test_resize(cfg: Config | None) -> ResizeShortestEdge:

@@ -246,11 +246,10 @@ def skip_broken_images(runner: Any) -> None:
 
 
 def is_training_free(cfg: Any) -> bool:
-    """Return whether the model of a config is of a method that is not trained (`OpenVocabModel.training_free`)."""
-    from ovdense.registry import MODELS
+    """Return `methods.base.is_training_free`; imported when it is called, so that the tools' --help stays quick."""
+    from ovdense.methods.base import is_training_free as of_config
 
-    kind = (cfg.get("model") or {}).get("type")
-    return bool(getattr(MODELS.get(kind) if isinstance(kind, str) else kind, "training_free", False))
+    return of_config(cfg)
 
 
 def require_training_free(cfg: Any, advice: str) -> None:

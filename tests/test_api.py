@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovdense.api import OpenVocabPredictor, load_image, load_model
+from ovdense.api import OpenVocabPredictor, load, load_image, load_model
 from tests.tiny_run import write_config
 
 
@@ -116,3 +116,85 @@ def test_load_image__upright_and_clear_errors(tmp_path):
     for wrong in (np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), dtype=np.uint8)):
         with pytest.raises(ValueError, match="uint8"):
             load_image(wrong)
+
+
+def test_load__short_names_work_at_once_or_say_what_is_missing(config, model, tmp_path):
+    mini = load("mini", device="cpu")
+    found = mini(_photo(), "cat. not: sofa")
+    assert found.names == ("background", "cat") and found.label_map_HW.shape == (90, 140) and np.array_equal(found.image, _photo())
+    with pytest.raises(ValueError, match="tools/train.py configs/desco_lvis_mini.py"):
+        load("desco_mini", device="cpu")
+    with pytest.raises(ValueError, match="files of the networks"):
+        load("reco_voc", device="cpu")
+    with pytest.raises(KeyError, match="desco_swin_t"):
+        load("desco_swin", device="cpu")
+    with pytest.raises(ValueError, match="weights=CHECKPOINT"):
+        load(config, device="cpu")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    assert torch.equal(load(config, tmp_path / "w.pth", device="cpu").model.head.level_scale, model.head.level_scale)
+
+
+def test_call__one_image_one_result_and_several_a_list(predictor, tmp_path):
+    photos = [_photo(seed=n) for n in range(3)]
+    for n, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{n}.png")
+    one = predictor(photos[0], score_thr=0.0)
+    assert torch.equal(one.scores, predictor.predict(photos[0]).scores) and len(predictor(photos[0], score_thr=1.0)) == 0
+    paths = sorted(tmp_path.glob("*.png"))
+    for images in (tmp_path, str(tmp_path), photos, np.stack(photos), paths, [paths[0], photos[1], Image.fromarray(photos[2])], [tmp_path], iter(photos)):
+        found = predictor(images, score_thr=0.0, batch_size=2)
+        assert [r.image_id for r in found] == [0, 1, 2]
+        torch.testing.assert_close(found[0].scores, one.scores)
+    assert [r.file_name for r in predictor(tmp_path)] == ["0.png", "1.png", "2.png"]
+    assert np.array_equal(predictor(tmp_path)[1].image, photos[1])
+
+
+def test_call__the_same_texts_are_encoded_once(predictor, monkeypatch):
+    calls = []
+    encode = predictor.model.text_encoder.encode
+    monkeypatch.setattr(predictor.model.text_encoder, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    for texts in (["dog", "zebra"], "dog. zebra", None, ["dog", "zebra"]):
+        predictor(_photo(), texts)
+    assert len(calls) == 1
+    predictor.set_caption("a dog and a zebra", ["a dog", "a zebra"])
+    assert predictor(_photo(), score_thr=0.0).names == ("a dog", "a zebra")
+    assert predictor(_photo(), ["dog", "zebra"]).names == ("dog", "zebra")
+
+
+def test_call__negatives_never_come_back(predictor):
+    found = predictor(_photo(), ["cat", "not: dog", "not: a fox"], score_thr=0.0)
+    assert found.names == ("cat",) and set(found.labels.tolist()) <= {0} and predictor.vocabulary.names == ("cat", "dog", "a fox")
+
+
+def test_call__addresses_and_wrong_kinds(predictor):
+    with pytest.raises(ValueError, match="nothing is fetched"):
+        predictor("https://example.org/cat.jpg")
+    with pytest.raises(ValueError, match="a path, an array or a PIL image"):
+        predictor([3])
+
+
+def test_set_vocabulary__example_pictures_by_folder_or_mapping(tmp_path):
+    mini = load("mini", device="cpu")
+    for name, colour in (("red thing", "red"), ("blue thing", "blue")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64), colour).save(tmp_path / name / "a.png")
+    mini.set_vocabulary(tmp_path)
+    names, found = mini.vocabulary.names, mini(_photo())
+    assert names == ("background", "blue thing", "red thing") and mini.model.prompt == "exemplars"
+    mini.set_vocabulary({name: [tmp_path / name / "a.png"] for name in names[1:]})
+    assert torch.equal(mini(_photo()).label_map_HW, found.label_map_HW)
+    with pytest.raises(ValueError, match="some of both"):
+        mini.set_vocabulary({"a": tmp_path / "red thing", "b": "it is blue"})
+    with pytest.raises(ValueError, match="without negatives"):
+        mini.set_vocabulary(tmp_path, negatives=["dog"])
+
+
+def test_precision__is_checked_and_bfloat16_changes_little(model):
+    with pytest.raises(ValueError, match="precision must be"):
+        OpenVocabPredictor(model, precision="half")
+    with pytest.raises(ValueError, match="for accelerators"):
+        OpenVocabPredictor(model, precision="float16")
+    assert "float32" in repr(OpenVocabPredictor(model, precision="auto"))
+    full, half = (OpenVocabPredictor(model, precision=p)(_photo(), ["cat", "dog"], score_thr=0.0) for p in ("float32", "bfloat16"))
+    assert half.scores.dtype == torch.float32 and len(half) == len(full)
+    torch.testing.assert_close(half.scores, full.scores, atol=0.02, rtol=0.1)

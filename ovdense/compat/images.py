@@ -11,6 +11,44 @@ class BrokenImage(ValueError):
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+FOLDER_SUFFIXES = (*SUFFIXES, ".gif")
+ImageLike = str | Path | np.ndarray | Image.Image
+
+
+def load_image(image: ImageLike) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB, upright: the EXIF rotation of files and PIL images is applied.
+
+    FileNotFoundError or ValueError name a file that is missing, is no image, or is cut short. An array must be RGB.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"an image array must be uint8 of shape (H, W, 3), RGB, got {image.dtype} {image.shape}")
+        return image
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if isinstance(image, str | Path):
+        if str(image).startswith(("http://", "https://")):
+            raise ValueError(f"an image must be a file of this machine, nothing is fetched, got {image}; download it first")
+        return read_upright(image)
+    raise ValueError(f"an image must be a path, an array or a PIL image, got {type(image).__name__}")
+
+
+def image_files(path: str | Path) -> list[Path]:
+    """Return the file, or the images of the folder (by their suffix), sorted; FileNotFoundError or ValueError when there is none."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"the image must be an existing file or folder, got {path}")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in FOLDER_SUFFIXES and not f.is_dir())  # a dangling link stays, to be reported
+    if not files:
+        raise ValueError(f"the folder {path} must hold images ({' '.join(FOLDER_SUFFIXES)}), found none")
+    return files
+
+
+def is_folder(image: object) -> bool:
+    """Return whether an image that was asked for is a folder of them."""
+    return isinstance(image, str | Path) and Path(image).expanduser().is_dir()
 
 
 def read_upright(path: str | Path) -> np.ndarray:

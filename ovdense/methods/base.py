@@ -21,6 +21,12 @@ def built(part: dict | nn.Module | None) -> nn.Module | None:
     return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
 
+def is_training_free(cfg: Any) -> bool:
+    """Return whether the model of a config is of a method that is not trained (`OpenVocabModel.training_free`)."""
+    kind = (cfg.get("model") or {}).get("type")
+    return bool(getattr(MODELS.get(kind) if isinstance(kind, str) else kind, "training_free", False))
+
+
 class ImagePreprocessor(BaseDataPreprocessor):
     """Normalise uint8 RGB images (3, H, W), pad each with zeros to the batch's largest size, a multiple of `divisor`.
 
@@ -48,10 +54,12 @@ class OpenVocabModel(BaseModel):
     """A model whose classes are given as text: `set_vocabulary` once, then predict many times.
 
     Subclasses give the four verbs `encode_image`, `encode_text`, `score`, `decode`, and `loss`. `training_free` says that a model
-    has no weights but those that its config names, so that it is tested and shown without a checkpoint.
+    has no weights but those that its config names, so that it is tested and shown without a checkpoint. `rivals_within`: background
+    classes compete with the others at every place by their own names, so that they serve as negatives.
     """
 
     training_free = False
+    rivals_within = False
 
     @property
     def wants_background(self) -> bool:

@@ -2,6 +2,7 @@
 
 Every source gives `support_set(entry)`, so that prototypes are made of them by one way.
 """
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovdense.compat.images import SUFFIXES
+from ovdense.compat.images import SUFFIXES, image_files
 from ovdense.structures import ClassEntry
 from ovdense.support.store import SupportImage, SupportSet, file_digest
 
@@ -50,6 +51,49 @@ class FolderSupport:
         mask = path.with_name(path.stem + MASK_SUFFIX)
         details = {"foreground": mask.name, "foreground_sha256": file_digest(mask)} if mask.is_file() else {}
         return SupportImage(path=path, sha256=file_digest(path), details=details)
+
+
+class ListedSupport:
+    """The user's own pictures by class name: {"my mug": ["a.jpg", "b.jpg"], "cat": "photos/cats"}; a folder means all pictures in it.
+
+    Masks *.mask.png beside the pictures are used as in `FolderSupport`. FileNotFoundError or ValueError names what is missing.
+    """
+
+    def __init__(self, pictures: Mapping[str, str | Path | Sequence[str | Path]]) -> None:
+        self.files: dict[str, tuple[Path, ...]] = {}
+        for name, given in pictures.items():
+            paths = [given] if isinstance(given, str | Path) else list(given)
+            files = [f for p in paths for f in image_files(p) if not f.name.endswith(MASK_SUFFIX)]
+            if not files:
+                raise ValueError(f"class {name!r} must have at least one example picture, got none")
+            self.files[name] = tuple(f.absolute() for f in files)
+
+    def support_set(self, entry: ClassEntry) -> SupportSet:
+        if entry.name not in self.files:
+            raise FileNotFoundError(f"class {entry.name!r} has no example pictures; there are some for {list(self.files)[:8]}")
+        images = tuple(FolderSupport._image(path) for path in self.files[entry.name])
+        return SupportSet(name=entry.name, images=images, made_with={"kind": "folder", "masks": [i.details.get("foreground_sha256") for i in images]})
+
+
+def example_pictures(asked: Any) -> tuple[SupportSource, tuple[str, ...]] | None:
+    """Return the source and the class names of what is asked for by example pictures, None for anything else.
+
+    Example pictures are a folder with a folder of pictures for each class (and no Pascal VOC Annotations), or a mapping from names to pictures.
+    """
+    if isinstance(asked, Mapping):
+        is_picture = [_is_picture(p) for given in asked.values() for p in ([given] if isinstance(given, str | Path) else given)]
+        if is_picture and any(is_picture) and not all(is_picture):
+            raise ValueError("a mapping must give example pictures or descriptions for all its classes, got some of both")
+        return (ListedSupport(asked), tuple(asked)) if is_picture and all(is_picture) else None
+    if not isinstance(asked, str | Path) or not Path(asked).expanduser().is_dir():
+        return None
+    folder = Path(asked).expanduser()
+    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(f.suffix.lower() in SUFFIXES for f in p.iterdir())]
+    return (FolderSupport(folder), tuple(names)) if names and not (folder / "Annotations").is_dir() else None
+
+
+def _is_picture(given: Any) -> bool:
+    return isinstance(given, Path) or isinstance(given, str) and Path(given).suffix.lower() in SUFFIXES and Path(given).expanduser().is_file()
 
 
 class TextHeat:

@@ -85,6 +85,11 @@ class DenseClip(OpenVocabModel):
         self._text: tuple[Any, ClassText] | None = None
         self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
 
+    @property
+    def wants_background(self) -> bool:
+        """Return whether a background vector was learned and any vocabulary may be asked."""
+        return self.text_encoder is not None and self.decoder.is_open and hasattr(self.pixel_text, "background_C")
+
     def train(self, mode: bool = True) -> "DenseClip":
         if mode:
             self._forget()  # contexts change: text is encoded anew at the next prediction

@@ -86,6 +86,8 @@ class Desco(OpenVocabModel):
     that are scored, see `promising` (1: all).
     """
 
+    rivals_within = True
+
     def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
                  test: dict | None = None) -> None:
         backbone = built(backbone)

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from ovdense.structures import Vocabulary
+from ovdense.text.wanted import wanted_of
+
+
+def _names(wanted):
+    return wanted.vocabulary.names, tuple(entry.name for entry in wanted.negatives), wanted.prompt
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["cat", "not: dog"], (("cat",), ("dog",), "names")),
+        ("cat. a red chair. Not: a dog", (("cat", "a red chair"), ("a dog",), "names")),
+        ("cat", (("cat",), (), "names")),
+        (Vocabulary.of(["a", "b"]), (("a", "b"), (), "names")),
+        ({"cat": "a small furry animal", "not: dog": ["it barks"]}, (("cat",), ("dog",), "descriptions")),
+    ],
+)
+def test_wanted__every_form(asked, said):
+    assert _names(wanted_of(asked)) == said
+
+
+def test_wanted__built_in_and_files(tmp_path):
+    assert len(wanted_of("voc").vocabulary) == 20
+    (tmp_path / "mine.txt").write_text("cat\nnot: dog\n")
+    assert _names(wanted_of(tmp_path / "mine.txt", negatives="a fox. a wolf")) == (("cat",), ("dog", "a fox", "a wolf"), "names")
+    (tmp_path / "said.json").write_text(json.dumps({"cat": "it purrs"}))
+    wanted = wanted_of(str(tmp_path / "said.json"))
+    assert wanted.prompt == "descriptions" and wanted.vocabulary[0].descriptions == ("it purrs",)
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
+    assert _names(wanted_of(tmp_path / "classes.json")) == (("cat", "dog"), (), "names")
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (["not: dog"], "besides what is not wanted"),
+        (["cat", "not: "], "must name a thing"),
+        (["dog", "not: dog"], "unique"),
+        ({}, "empty mapping"),
+        ("lvsi", "did you mean 'lvis'"),
+        ("...", "at least one thing"),
+    ],
+)
+def test_wanted__what_cannot_be_asked(asked, message):
+    with pytest.raises(ValueError, match=message):
+        wanted_of(asked)
+
+
+def test_wanted__a_missing_file_is_no_class():
+    with pytest.raises(FileNotFoundError, match="mine.txt"):
+        wanted_of("mine.txt")
