@@ -121,9 +121,9 @@ def _newest_weights(config: str) -> str:
 
 def _predict(predictor, files: Sequence[Path], args: argparse.Namespace) -> tuple[list[tuple[Path, object]], list[str]]:
     """Predict and draw each file; return the results, and what is wrong with files that cannot be read."""
-    from PIL import Image
-
     from ovdense.api import load_image
+    from ovdense.compat.atomic import replace_file
+    from ovdense.compat.images import write_picture
     from ovdense.drawing import contact_sheet, draw_results
 
     out = Path(args.out)
@@ -140,17 +140,17 @@ def _predict(predictor, files: Sequence[Path], args: argparse.Namespace) -> tupl
         found.append((file, results))
         picture = draw_results(image, results, score_thr=args.score_thr)
         unique = file.stem if stems.count(file.stem) == 1 else file.name.replace(".", "_")
-        Image.fromarray(picture).save(out / f"{unique}.jpg", quality=92)
+        write_picture(out / f"{unique}.jpg", picture, quality=92)
         if len(drawn) < 24:
             drawn.append(picture)
         image_id = len(images) + 1
         images.append({"id": image_id, "file_name": file.name, "height": image.shape[0], "width": image.shape[1]})
         annotations += [{"id": len(annotations) + n, **row, "image_id": image_id} for n, row in enumerate(results.to_coco(), start=1)]
     if len(drawn) > 1:
-        Image.fromarray(contact_sheet(drawn, columns=4)).save(out / "contact_sheet.jpg", quality=90)
+        write_picture(out / "contact_sheet.jpg", contact_sheet(drawn, columns=4), quality=90)
     categories = [{"id": k, "name": name} for k, name in enumerate(predictor.vocabulary.names)]
     content = {"info": predictor.model.protocol(), "images": images, "annotations": annotations, "categories": categories}
-    (out / "predictions.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf8")
+    replace_file(out / "predictions.json", json.dumps(content, indent=1, ensure_ascii=False))
     print(f"{len(found)} of {len(files)} images done; pictures and predictions.json are in {out}")
     return found, unreadable
 

@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 
+from ovdense.compat.atomic import NotWritten, is_full
+
 EXIT_USER_ERROR = 2
 MAX_SEED = 2**31 - 1  # data workers add their number, and numpy ends at 2**32
-_SPOKEN = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError)  # their message says it all
+_SPOKEN = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, NotWritten)  # their message says it all
 _TERSE = (KeyError, TypeError, ImportError)  # theirs means little without the type
 _PACKAGE = Path(__file__).resolve().parent
 _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
@@ -44,8 +46,10 @@ def clean_run_errors() -> Iterator[None]:
     """
     try:
         yield
-    except _SPOKEN as error:
+    except (*_SPOKEN, OSError) as error:
         message = _own_message(error)
+        if message is None and isinstance(error, OSError) and is_full(error):  # a log of MMEngine's, or TensorBoard's
+            message = f"{error.filename or 'a log of the run'} could not be written: {error.strerror}; free some space and go on with --resume"
         if message is None:
             raise
         _end(message)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ovdense.runs import add_run_arguments, clean_errors, clean_run_errors, configure
 
@@ -38,6 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        from ovdense.compat.atomic import replace_file
         from ovdense.registry import DATASETS, MODELS
 
         cfg = configure(args)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for r in rows:
         print(f"{r['variant']:{width}}  mIoU {r['mIoU']:5.1f}  without background {r['mIoU_objects']:5.1f}  aAcc {r['aAcc']:5.1f}")
     if args.out:
-        Path(args.out).write_text(json.dumps({"config": args.config, "protocol": model.protocol(), "rows": rows}, indent=1))
+        replace_file(args.out, json.dumps({"config": args.config, "protocol": model.protocol(), "rows": rows}, indent=1))
     return 0
 
 
@@ -128,6 +128,8 @@ def draw(path: str, shown: list, torch) -> None:
     import numpy as np
     from PIL import Image
 
+    from ovdense.compat.images import write_picture
+
     def paint(label):
         colours = [colorsys.hsv_to_rgb(k * 0.382 % 1, 0.55 + 0.4 * (k % 2), 0.95) for k in range(1, 255)]
         table = np.array([[0, 0, 0], *([round(255 * c) for c in rgb] for rgb in colours), [255, 255, 255]], np.uint8)
@@ -137,7 +139,7 @@ def draw(path: str, shown: list, torch) -> None:
     for image, truth, answers in shown:
         photo = Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy()).resize((192, 192))
         rows.append(np.concatenate([np.asarray(photo)] + [np.asarray(Image.fromarray(paint(a)).resize((192, 192), 0)) for a in (truth, *answers)], 1))
-    Image.fromarray(np.concatenate(rows)).save(path)
+    write_picture(path, np.concatenate(rows))
 
 
 if __name__ == "__main__":

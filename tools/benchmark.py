@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, interleaved_seconds, machine, median_seconds, paired_ratio, print_rows
 from ovdense.runs import clean_errors
 
@@ -211,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(file: str | None, numbers: object) -> None:
     if file:
-        Path(file).write_text(json.dumps(numbers, indent=1))
+        replace_file(file, json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

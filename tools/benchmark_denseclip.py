@@ -8,8 +8,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, print_rows
 from ovdense.runs import clean_errors
 
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             numbers["slide"] = testing(model, args.large, 1, slide=True)
             print_rows(f"{title}; slide test, {args.large[0]}x{args.large[1]}", numbers["slide"])
     if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1))
+        replace_file(args.out, json.dumps(numbers, indent=1))
     return 0
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import machine, paired_ratio, print_rows
 from ovdense.runs import clean_errors
 
@@ -85,7 +86,7 @@ def run_child(engine: str, kind: str, folder: Path, result: Path) -> None:
     seconds, numbers = (_fast if engine == "hotcoco" else _official)(kind, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     whole = time.perf_counter() - start_seconds
-    result.write_text(json.dumps({"seconds": seconds, "whole": whole, "peak_mib": peak, "numbers": numbers}))
+    replace_file(result, json.dumps({"seconds": seconds, "whole": whole, "peak_mib": peak, "numbers": numbers}))
 
 
 def _fast(kind: str, folder: Path) -> tuple[float, dict[str, float]]:
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = {"title": f"LVIS metric by {x}", "note": note, "rows": rows, "x": x, "y": [f"{e}_s" for e in engines], "group": "kind"}
         print_rows(f"{table['title']}: {note}", rows)
         if args.out:
-            Path(args.out).write_text(json.dumps({"machine": machine(), "tables": [table]}, indent=1))
+            replace_file(args.out, json.dumps({"machine": machine(), "tables": [table]}, indent=1))
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, median_seconds, print_rows
 from ovdense.runs import clean_errors
 
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_rows(f"{Path(args.config).name}: {args.size[0]}x{args.size[1]}, {args.threads} threads", rows)
     if args.out:
         numbers = {"config": args.config, "size_hw": list(args.size), "threads": args.threads, "torch": torch.__version__, "rows": rows}
-        Path(args.out).write_text(json.dumps(numbers, indent=1))
+        replace_file(args.out, json.dumps(numbers, indent=1))
     return 0
 
 

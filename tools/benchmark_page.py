@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.runs import clean_errors
 
 HEAD = """# Benchmarks
@@ -101,8 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.append(f"![Seconds over size]({Path(os.path.relpath(plot, page.parent)).as_posix()})\n")
         for table in tables:
             lines += [f"## {table['title']}\n", *([table["note"] + "\n"] if table.get("note") else []), *table_lines(table["rows"]), ""]
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text("\n".join(lines), encoding="utf8")
+        replace_file(page, "\n".join(lines))
         print(f"written to {page}")
     return 0
 

@@ -9,8 +9,8 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, median_seconds, print_rows
 from ovdense.runs import clean_errors
 
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             numbers["train"] = training(model, args)
             print_rows(f"a training step, {args.batch} images of {args.size[0]}x{args.size[1]}, without the optimizer", numbers["train"])
     if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1))
+        replace_file(args.out, json.dumps(numbers, indent=1))
     return 0
 
 

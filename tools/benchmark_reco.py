@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, print_rows
 from ovdense.methods.reco.cosegment import cosegment
 
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(2)
         content["retrieval"] = row = retrieval(args.index_images, args.index_width)
         print_rows("retrieval of synthetic embeddings, two threads", [{"what": k, "value": v} for k, v in row.items()])
-    Path(args.out).write_text(json.dumps(content, indent=1))
+    replace_file(args.out, json.dumps(content, indent=1))
     print(f"written: {args.out}")
     return 0
 

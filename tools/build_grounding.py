@@ -77,10 +77,11 @@ def build(args: argparse.Namespace) -> dict:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        from ovdense.compat.atomic import replace_file
+
         made = build(args)
         out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(made), encoding="utf8")
+        replace_file(out, json.dumps(made))
         print(f"{len(made['images'])} captions with {len(made['annotations'])} boxes written to {out}")
     return 0
 

@@ -108,11 +108,13 @@ def _back(ours: Mapping, src: Path, dst: Path, config: str, cfg) -> int:
     """Write a DenseCLIP checkpoint of ours as a plain state dict with the published names."""
     import torch
 
+    from ovdense.compat.atomic import atomic_write
     from ovdense.methods.denseclip.convert import to_published
     from ovdense.registry import MODELS
 
     _require_same({n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}, {n: t.shape for n, t in ours.items()}, src, config)
-    torch.save(to_published(ours), dst)
+    with atomic_write(dst) as file:
+        torch.save(to_published(ours), file)
     print(f"{len(ours)} tensors under the published names written to {dst}")
     return 0
 def _read_mdetr(src: Path) -> dict | None:

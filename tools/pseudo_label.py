@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> list[str]:
     """Write a label PNG for each file, named by its path relative to `folder`; return what is wrong with those that could not be read."""
     import numpy as np
-    from PIL import Image
+
+    from ovdense.compat.atomic import replace_file
+    from ovdense.compat.images import write_picture
 
     vocabulary, protocol = predictor.vocabulary, predictor.model.protocol()
     if len(vocabulary) > 255:
@@ -61,13 +63,12 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
         if label in targets:
             raise ValueError(f"{file} and {targets[label]} would have the same label file {label}; rename one")
         targets[label] = file
-    out.mkdir(parents=True, exist_ok=True)
     about = {"categories": [{"id": k, "name": e.name, "synonyms": list(e.synonyms), "background": e.is_background} for k, e in enumerate(vocabulary)],
              "source": "pseudo-labels", "protocol": {k: str(v) for k, v in protocol.items()}}  # fmt: skip
     path = out / "classes.json"
     if path.is_file() and json.loads(path.read_text()) != about:
         raise ValueError(f"{path} is of other classes or settings; give an empty folder, labels of two kinds must not mix")
-    path.write_text(json.dumps(about, indent=1))
+    replace_file(path, json.dumps(about, indent=1))
     failed = []
     for label, file in targets.items():
         if label.is_file():
@@ -77,10 +78,7 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
         except ValueError as error:
             failed.append(str(error))
             continue
-        label.parent.mkdir(parents=True, exist_ok=True)
-        temporary = label.with_name(f".{label.name}")
-        Image.fromarray(result.label_map_HW.cpu().numpy().astype(np.uint8)).save(temporary, format="PNG")
-        temporary.replace(label)
+        write_picture(label, result.label_map_HW.cpu().numpy().astype(np.uint8))
     print(f"{len(targets) - len(failed)} labels of {len(vocabulary)} classes are in {out}")
     return failed
 

@@ -2,7 +2,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ovdense.runs import clean_errors
 
@@ -22,6 +21,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        from ovdense.compat.atomic import replace_file
         from ovdense.evaluation.comparison import FACTS, markdown_table, read_report, short_names
 
         if args.names is not None and len(args.names) != len(args.results):
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = markdown_table(names, [read_report(r) for r in args.results], numbers=args.numbers, facts=args.lines or FACTS)
         print(table)
         if args.out is not None:
-            Path(args.out).write_text(table + "\n", encoding="utf8")
+            replace_file(args.out, table + "\n")
     return 0
 
 

@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.data_root:
             os.environ["OVDENSE_DATA"] = args.data_root
         import numpy as np
-        from PIL import Image
 
         from ovdense.api import load_model
+        from ovdense.compat.images import write_picture
         from ovdense.methods.reco.model import ReCo
         from ovdense.structures import ClassEntry
         from ovdense.text.phrases import parse_queries
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = []
         for name in parse_queries(args.texts):
             rows.append(class_row(model, name, model.builder.said(ClassEntry(name=name)), contexts, args.columns))
-        Image.fromarray(np.concatenate(rows)).save(Path(args.out), quality=90)
+        write_picture(args.out, np.concatenate(rows), **({"quality": 90} if Path(args.out).suffix.lower() in (".jpg", ".jpeg") else {}))
     print(f"written: {args.out}; the square is the seed, brighter is supported more")
     return 0
 

@@ -1,6 +1,5 @@
 """Features of frozen encoders on disk, so that a second run does not compute them again. Data only: plain arrays, written whole or not at all."""
-import os
-import tempfile
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovdense.compat.atomic import NotWritten, atomic_write
 from ovdense.compat.paths import cache_root
 
 
@@ -17,6 +17,7 @@ class FeatureFiles:
 
     def __init__(self, fingerprint: str, folder: str | Path | None = None) -> None:
         self.folder = Path(folder or cache_root() / "features") / fingerprint[:32]
+        self._warned = False
 
     def _path(self, key: bytes) -> Path:
         name = key.hex()
@@ -31,14 +32,11 @@ class FeatureFiles:
             return None
 
     def put(self, key: bytes, tensors: Sequence[Tensor]) -> None:
-        """Keep the tensors; processes may write the same key at once."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        """Keep the tensors, or warn once that they cannot be kept; processes may write the same key at once."""
         try:
-            with os.fdopen(handle, "wb") as file:
+            with atomic_write(self._path(key), durable=False) as file:  # an image's file each, checked when read: the disk is not waited for
                 np.savez(file, **{f"t{n}": t.numpy() for n, t in enumerate(tensors)})
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        except NotWritten as error:
+            if not self._warned:
+                warnings.warn(f"{error}; features are computed again next time, or set OVDENSE_CACHE to a folder with room", stacklevel=2)
+            self._warned = True

@@ -1,9 +1,12 @@
-"""Reading image files that come without annotations: upright, as RGB, with clear errors."""
+"""Reading image files that come without annotations: upright, as RGB, with clear errors; and writing pictures, whole or not at all."""
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ovdense.compat.atomic import atomic_write
 
 
 class BrokenImage(ValueError):
@@ -70,6 +73,20 @@ def decode_upright(content: bytes, path: str | Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         said = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BrokenImage(f"{path} cannot be read as an image: {said}") from None
+
+
+def write_picture(path: str | Path, image: np.ndarray, **how: Any) -> Path:
+    """Write an array of pixels (as `PIL.Image.fromarray` takes it) in the form that the suffix names, whole or not at all; return the path.
+
+    `how`: what the form takes, such as quality=92. ValueError for a suffix that is no picture's, NotWritten (an OSError) where there is no room.
+    """
+    path = Path(path)
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form not in Image.SAVE:
+        raise ValueError(f"a picture's file must end in {', '.join(SUFFIXES)}, got {path.name!r}")
+    with atomic_write(path) as file:
+        Image.fromarray(image).save(file, format=form, **how)
+    return path
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:

@@ -1,11 +1,10 @@
 """COCO's captions as grounding data: each mention of a class has the boxes of that class (`grounding_builders.coco_captions`), made on first use."""
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.compat.paths import cache_root
 from ovdense.data.annotations import read_json
 from ovdense.data.grounding import GroundingDetection, PhraseGroundingDetection
@@ -33,12 +32,7 @@ def ensure_coco_captions(captions_file: str, instances_file: str, data_root: str
             kept = {i["id"] for i in instances["images"][:images]}
             instances = instances | {"images": [i for i in instances["images"] if i["id"] in kept],
                                      "annotations": [a for a in instances["annotations"] if a["image_id"] in kept]}  # fmt: skip
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=out.parent, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            json.dump(coco_captions(captions, instances, mentions_of), file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
+        replace_file(out, json.dumps(coco_captions(captions, instances, mentions_of)))
     return out
 
 

@@ -5,8 +5,6 @@ arrow". The scenes themselves are not touched. Of each phrase, `phrase_types` sa
 thing has it), "attribute" or "relation" (another one has the same noun; the words before and after it decide).
 """
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.atomic import replace_file
 from ovdense.compat.paths import cache_root
 from ovdense.data.shapes import ensure_shapes
 from ovdense.data.shapes_scene import SPLIT_CODES
@@ -157,10 +156,5 @@ def ensure_shape_captions(split: str, seed: int = 0, root: str | Path | None = N
     path = Path(root or cache_root() / "shapes") / f"captions-v{VERSION}-seed{seed}" / f"shapes_captions_{split}.json"
     if not path.is_file():
         made = grounding_file(json.loads((scenes / "annotations" / f"shapes_{split}.json").read_text()), split, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            json.dump(made, file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        replace_file(path, json.dumps(made))
     return path, scenes / "images"

@@ -1,13 +1,13 @@
 """Results for people (a table) and for machines (JSON), always with the protocol; and dumps of detections."""
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from ovdense.compat.atomic import replace_file
 from ovdense.structures import Results
 
 _MOST_COLUMNS = 10
@@ -101,16 +101,8 @@ def plain_text(content: RenderableType, width: int = 100) -> str:
 
 
 def write_json(path: str | Path, content: object) -> Path:
-    """Write through a temporary file beside it, so that an interrupted write leaves no half file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Write JSON, whole or not at all; return the path."""
+    return replace_file(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def write_report(

@@ -1,11 +1,11 @@
 """Detections as files in COCO's result form, which the official tools read back to the very same numbers."""
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.atomic import atomic_write
 from ovdense.evaluation.masks import Rle
 from ovdense.evaluation.reference import as_results
 
@@ -27,18 +27,12 @@ def write_detections(path: str | Path, detections: np.ndarray, rles: Sequence[Rl
 
 
 def write_rows(path: Path, detections: np.ndarray, rles: Sequence[Rle] | None, *, boxes: bool, names: Mapping[int, str] | None = None) -> None:
-    """Write the list a part at a time, through a temporary file; `names`, by category id, add a category_name to each row."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("w", encoding="utf8") as file:
-            file.write("[")
-            for start in range(0, len(detections), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                rows = as_results(detections[part], None if rles is None else rles[part], boxes=boxes)
-                named = rows if names is None else [row | {"category_name": names[row["category_id"]]} for row in rows]
-                file.write((",\n" if start else "") + ",\n".join(json.dumps(row, ensure_ascii=False) for row in named))
-            file.write("]\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the list a part at a time, whole or not at all; `names`, by category id, add a category_name to each row."""
+    with atomic_write(path, "w") as file:
+        file.write("[")
+        for start in range(0, len(detections), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            rows = as_results(detections[part], None if rles is None else rles[part], boxes=boxes)
+            named = rows if names is None else [row | {"category_name": names[row["category_id"]]} for row in rows]
+            file.write((",\n" if start else "") + ",\n".join(json.dumps(row, ensure_ascii=False) for row in named))
+        file.write("]\n")

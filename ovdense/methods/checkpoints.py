@@ -2,12 +2,10 @@
 
 `read_checkpoint` reads; `AtomicCheckpointHook` writes (temporary file, then rename; older files go only afterwards).
 """
-import os
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
@@ -17,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
+from ovdense.compat.atomic import atomic_write, remove_left, replace_file
 from ovdense.compat.tensor_files import read_tensors
 from ovdense.compat.weights import load_checked
 from ovdense.registry import HOOKS
@@ -110,25 +109,8 @@ def install_safe_loading() -> None:
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` to `path` as a checkpoint, whole or not at all."""
-    _replace(Path(path), lambda file: torch.save(dict(content), file))
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` so that at every moment the old or the new file is there, whole."""
-    _replace(Path(path), lambda file: file.write(content))
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        torch.save(dict(content), file)
 
 
 class AtomicBackend(LocalBackend):
@@ -138,6 +120,9 @@ class AtomicBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         replace_file(filepath, obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
+        replace_file(filepath, obj.encode(encoding))
 
     def remove(self, filepath: str | Path) -> None:
         if self.held is None:
@@ -161,8 +146,8 @@ class AtomicCheckpointHook(CheckpointHook):
         self.backend_args = self.backend_args or {"backend": BACKEND}
         super().before_train(runner)
         if is_main_process():
-            for left in Path(self.out_dir).glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+            for folder in {self.out_dir, runner.work_dir}:
+                remove_left(folder)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         removed = []

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ovdense.compat.images import write_picture
 from ovdense.evaluation.base import ReportedMetric
 from ovdense.evaluation.protocol import merged, software, weights_fingerprint
 from ovdense.evaluation.records import as_detections, detection_record, masks_of
@@ -110,12 +111,9 @@ class PredictionWriter(ReportedMetric):
 
     def _written(self, found: Results, file_name: str) -> dict[str, Any]:
         """Write a label map and return its record; the name is held as its bytes."""
-        from PIL import Image
-
         label = found.label_map_HW.numpy()
         file = self._png(file_name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label.astype(np.uint8 if len(found.names) <= 256 else np.uint16)).save(file)
+        write_picture(file, label.astype(np.uint8 if len(found.names) <= 256 else np.uint16))
         return {"image_id": found.image_id, "file_name": np.frombuffer(file_name.encode(), dtype=np.uint8)}
 
     def _png(self, file_name: str) -> Path:
@@ -152,8 +150,6 @@ class OverlayHook(Hook):
         self.folder, self.score_thr, self.max_labels = Path(folder), score_thr, max_labels
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        from PIL import Image
-
         from ovdense.data.transforms import read_image
         from ovdense.drawing import draw_results
 
@@ -162,5 +158,4 @@ class OverlayHook(Hook):
             image = read_image(str(dataset.image_folder / target.file_name))
             drawn = draw_results(image, _results(sample, dataset.vocabulary.names), score_thr=self.score_thr, max_labels=self.max_labels)
             path = (self.folder / target.file_name.lstrip("/")).with_suffix(".jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(drawn).save(path, quality=92)
+            write_picture(path, drawn, quality=92)

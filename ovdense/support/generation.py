@@ -4,7 +4,6 @@ Settings are the released code's. A class's images are resumable one by one: a r
 """
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovdense.compat.atomic import atomic_write
 from ovdense.structures import ClassEntry
 from ovdense.support.heat import HeatMaps, recording, token_positions
 from ovdense.support.store import SupportSet, SupportStore, SupportWriter
@@ -123,9 +123,8 @@ class GeneratedSupport:
 
     def _keep(self, writer: SupportWriter, entry: ClassEntry, n: int, image: np.ndarray, heat_HW: Tensor) -> None:
         file = f"{n:05d}.heat.npy"
-        temporary = writer.folder / f".{file}.{os.getpid()}.npy"
-        np.save(temporary, heat_HW.numpy(), allow_pickle=False)
-        os.replace(temporary, writer.folder / file)
+        with atomic_write(writer.folder / file) as heat:
+            np.save(heat, heat_HW.numpy(), allow_pickle=False)
         writer.add(image, heat=file, prompt=self.settings.prompt.format(self._name(entry)), seed=image_seed(self.settings.seed, entry.name, n))
 
 

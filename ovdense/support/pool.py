@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.atomic import append_to, replace_file
+
 KEY_BYTES = 16
 FORMAT = 1
 
@@ -31,7 +33,8 @@ class EmbeddingPool:
         path = self.folder / "pool.json"
         if path.is_file() and json.loads(path.read_text()) != about:
             raise ValueError(f"{path} must say {about}, got {path.read_text()[:80]}; it belongs to another encoder, remove {self.folder}")
-        path.write_text(json.dumps(about))
+        if not path.is_file():
+            replace_file(path, json.dumps(about))
         self.refresh()
 
     def refresh(self) -> None:
@@ -102,10 +105,11 @@ class PoolWriter:
 
     def __init__(self, stem: Path, width: int, lock) -> None:
         self._width, self._lock = width, lock
-        self._rows, self._keys, self._files = (open(stem.with_suffix(f".{kind}"), "ab") for kind in ("rows", "keys", "files"))
+        self._rows, self._keys, self._files = (open(stem.with_suffix(f".{kind}"), "ab", buffering=0) for kind in ("rows", "keys", "files"))
         count = min(self._rows.tell() // (4 * width), self._keys.tell() // KEY_BYTES)
         self._rows.truncate(count * 4 * width)  # what a killed process has left half written
         self._keys.truncate(count * KEY_BYTES)
+        self._files.truncate(_whole_lines(stem.with_suffix(".files")))
 
     def append(self, keys: Sequence[bytes], rows_ND: np.ndarray, files: Sequence[tuple[Path, os.stat_result, bytes]]) -> None:
         """Write a batch: the vectors of new contents, and which files held which content when they were read."""
@@ -113,13 +117,16 @@ class PoolWriter:
             raise ValueError(f"rows must be float32 of shape {(len(keys), self._width)}, got {rows_ND.dtype} {rows_ND.shape}")
         lines = [json.dumps([str(path), stat.st_size, stat.st_mtime_ns, key.hex()], ensure_ascii=False) + "\n" for path, stat, key in files]
         for file, content in ((self._rows, rows_ND.tobytes()), (self._keys, b"".join(keys)), (self._files, "".join(lines).encode())):
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            append_to(file, content)
 
     def close(self) -> None:
         for file in (self._rows, self._keys, self._files, self._lock):
             file.close()
+
+
+def _whole_lines(path: Path) -> int:
+    """Return the bytes of a file up to the end of its last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 def _read_files(path: Path) -> dict[str, tuple[int, int, bytes]]:

@@ -4,9 +4,7 @@ A file is a `.safetensors` of the raw rows with its provenance as metadata. Noth
 """
 import hashlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovdense.compat.atomic import replace_file
 from ovdense.compat.paths import cache_root
 from ovdense.structures import ClassBank, ClassEntry
 from ovdense.support.kmeans import MEMORY_BYTES
@@ -65,13 +64,7 @@ class PrototypeFiles:
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(save(dict(tensors), dict(metadata)))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, save(dict(tensors), dict(metadata)))
 
 
 def build_prototypes(

@@ -6,7 +6,6 @@
 Images of the archive that are missing or broken are reported and left out. Q queries, N images, D width.
 """
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor
 
+from ovdense.compat.atomic import atomic_write
 from ovdense.compat.images import SUFFIXES, decode_upright
 from ovdense.compat.paths import cache_root
 from ovdense.support.pool import EmbeddingPool, content_key
@@ -121,7 +121,11 @@ class ImageIndex:
         name = hashlib.sha256(f"{self.fingerprint()} {start} {stop} {factory}".encode()).hexdigest()[:16]
         path = self.pool.folder / f"faiss-{name}.index"
         if path.is_file():
-            return faiss.read_index(str(path))
+            try:
+                return faiss.read_index(str(path))
+            except RuntimeError as error:
+                said = str(error).splitlines()[0][:200]
+                raise ValueError(f"{path} must be an index that FAISS wrote, but is damaged ({said}); remove it, it is made again") from None
         engine = faiss.index_factory(self.pool.width, factory, faiss.METRIC_INNER_PRODUCT)
         if not engine.is_trained:
             wanted = min(stop - start, 64 * lists)
@@ -129,9 +133,8 @@ class ImageIndex:
             engine.train(np.ascontiguousarray(self.pool.rows(self._places[chosen])))
         for first in range(start, stop, BLOCK):
             engine.add(np.ascontiguousarray(self.rows(first, min(first + BLOCK, stop)).numpy()))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        faiss.write_index(engine, str(temporary))
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            faiss.write_index(engine, faiss.PyCallbackIOWriter(file.write))
         return engine
 
 

@@ -6,18 +6,16 @@ where it stopped. Nothing that is read runs code.
 """
 import hashlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ovdense.compat.images import read_upright
+from ovdense.compat.atomic import append_whole, remove_left, replace_file
+from ovdense.compat.images import read_upright, write_picture
 from ovdense.compat.paths import cache_root
 
 FORMAT = 1
@@ -102,6 +100,7 @@ class SupportWriter:
     def __init__(self, folder: Path, name: str, made_with: Mapping[str, Any]) -> None:
         self.folder, self.name, self.made_with = folder, name, dict(made_with)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_left(folder)
         self._rows: list[dict] = list(_whole_rows(folder / PARTIAL))
         while self._rows and not _there(self._rows[-1], folder):
             self._rows.pop()
@@ -116,12 +115,11 @@ class SupportWriter:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"an image array must be uint8 of shape (H, W, 3), RGB, got {image.dtype} {image.shape}")
             file = f"{len(self._rows):05d}.png"
-            _write_png(image, self.folder / file)
+            write_picture(self.folder / file, image)
         else:
             file = str(Path(image).expanduser().absolute())
         row = {"file": file, "sha256": file_digest(self.folder / file), "details": details}
-        with open(self.folder / PARTIAL, "a", encoding="utf8") as lines:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        append_whole(self.folder / PARTIAL, json.dumps(row, ensure_ascii=False) + "\n")
         self._rows.append(row)
         return _image_of(row, self.folder)
 
@@ -136,11 +134,11 @@ class SupportWriter:
         if not self._rows:
             raise ValueError(f"a support set must have at least one image, got none for {self.name!r}")
         content = {"format": FORMAT, "name": self.name, "made_with": self.made_with, "images": self._rows}
-        _write_whole(self.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        replace_file(self.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False))
         return SupportSet(name=self.name, images=tuple(_image_of(r, self.folder) for r in self._rows), made_with=self.made_with)
 
     def _rewrite(self) -> None:
-        _write_whole(self.folder / PARTIAL, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows).encode())
+        replace_file(self.folder / PARTIAL, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
 
 
 def _image_of(row: Mapping[str, Any], folder: Path) -> SupportImage:
@@ -171,25 +169,3 @@ def file_digest(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"an image must be an existing file, got {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_png(image: np.ndarray, path: Path) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex}.png")
-    try:
-        Image.fromarray(image).save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

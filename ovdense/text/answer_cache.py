@@ -1,12 +1,12 @@
 """Answers of language models on disk: a JSONL file that only grows, so that nothing which was paid for is asked again."""
 import hashlib
 import json
-import os
 import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+from ovdense.compat.atomic import append_whole
 from ovdense.structures import ClassEntry
 
 _KEYS = ("model", "prompt", "class", "name", "answer", "error")
@@ -63,10 +63,7 @@ class AnswerCache:
         row = json.dumps(dict(zip(_KEYS, (*key, entry.name, answer, error))), ensure_ascii=True)
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                file.write(("\n" * self._ends_open + row + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_whole(self.path, "\n" * self._ends_open + row + "\n")
             self._ends_open = False
             if error is None:
                 self._answers[key] = answer

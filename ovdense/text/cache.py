@@ -4,22 +4,18 @@ A file is written under another name and moved into place whole, and carries a c
 """
 import hashlib
 import json
-import os
-import time
-import uuid
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ovdense.compat.atomic import replace_file
 from ovdense.compat.paths import cache_root
 
 FORMAT = 1
-_STALE_SECONDS = 24 * 3600
 
 
 class Embeds(Protocol):
@@ -92,33 +88,14 @@ class EmbeddingCache:
         from safetensors.torch import save
 
         content = save({"rows": rows, "checksum": torch.tensor(list(_checksum(key, rows)), dtype=torch.uint8)})
-        temporary = self.folder / f".{key[:16]}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_stale()
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_file(path, content)
         except OSError as error:
             warnings.warn(
                 f"embeddings could not be kept in {self.folder} ({error}); they are computed again "
                 "next time, set OVDENSE_CACHE to a writable folder",
                 stacklevel=3,
             )
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-    def _remove_stale(self) -> None:
-        """Remove what killed processes left behind a day ago or earlier."""
-        for left in self.folder.glob(".*.tmp"):
-            try:
-                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                    left.unlink(missing_ok=True)
-            except OSError:  # another process was faster, or it is another user's
-                continue
 
 
 def _checksum(key: str, rows: Tensor) -> bytes:

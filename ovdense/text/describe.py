@@ -6,7 +6,6 @@ description "a; b; c", similar objects; its prompts were never published, these 
 """
 import hashlib
 import json
-import os
 import queue
 import re
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ovdense.compat.atomic import replace_file
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.answer_cache import AnswerCache
 from ovdense.text.language_models import AskingError, Chat, LanguageModel, Stopped
@@ -161,17 +161,7 @@ def write_descriptions(path: str | Path, vocabulary: Vocabulary, made_from: Sequ
         row = {field: getattr(entry, field) for field in ("name", "kind", "descriptions", "similar", "synonyms", "frequency")}
         classes.append({key: value for key, value in (*row.items(), ("background", entry.is_background)) if value})
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in classes)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(f'{{\n"made_from": {json.dumps(list(made_from), ensure_ascii=False)},\n"classes": [\n{rows}\n]\n}}\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, f'{{\n"made_from": {json.dumps(list(made_from), ensure_ascii=False)},\n"classes": [\n{rows}\n]\n}}\n')
 
 
 def ask_model(

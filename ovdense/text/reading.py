@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovdense.compat.atomic import replace_file
+
 
 class Source:
     """Where an entry comes from, for error messages."""
@@ -26,7 +28,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file of one entry a line; ValueError when its folder is missing."""
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder must exist to be written to; make it first")
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def checked_text(value: Any, what: str, where: Source) -> str:

@@ -107,7 +107,7 @@ def test_safe_loading__finds_weights_under_model(tmp_path):
 
 def test_replace_file__interrupted_leaves_the_old_one(tmp_path, monkeypatch):
     replace_file(tmp_path / "a", b"old")
-    monkeypatch.setattr(checkpoints.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         replace_file(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
@@ -129,7 +129,7 @@ def test_hook__keeps_old_checkpoints_until_the_new_one_is_there(tmp_path):
             raise OSError("disk full")
         replace_file(tmp_path / name, name.encode())
 
-    (tmp_path / ".iter_1.pth.0123abcd.tmp").write_bytes(b"left by a killed run")
+    (tmp_path / ".iter_1.pth.0123456789ab.ovdense.tmp").write_bytes(b"left by a killed run")
     hook, runner = _hook(tmp_path, save, max_keep_ckpts=1)
     for runner.iter in (0, 1):
         hook._save_checkpoint(runner)

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ovdense.compat.atomic import atomic_folder
 from ovdense.registry import HOOKS, MODELS
 from ovdense.support.small_diffusion import build_small_pipeline
 
@@ -78,6 +79,7 @@ class SavePipelineHook(Hook):
         own = {k: v.clone() for k, v in model.unet.state_dict().items()}
         folder = Path(runner.work_dir) / self.folder
         model.unet.load_state_dict(average.unet.state_dict())
-        model.pipeline.save_pretrained(str(folder), safe_serialization=True)
+        with atomic_folder(folder) as building:
+            model.pipeline.save_pretrained(str(building), safe_serialization=True)
         model.unet.load_state_dict(own)
         runner.logger.info(f"the pipeline is in {folder}")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ovdense.compat.images import write_picture
 from ovdense.data.object_crops import square_around
 from ovdense.data.transforms import read_image
 from ovdense.registry import DATASETS
@@ -54,5 +54,5 @@ class DatasetExemplars:
                 left, top, side = square_around(found["boxes_xyxy"][n], self.margin, self.min_side, image.shape[:2])
                 window = np.s_[top : top + side, left : left + side]
                 file = f"{len(writer):05d}.mask.png"
-                Image.fromarray(np.asarray(masks[n][window]).astype(np.uint8) * 255).save(writer.folder / file)
+                write_picture(writer.folder / file, np.asarray(masks[n][window]).astype(np.uint8) * 255)
                 writer.add(np.ascontiguousarray(image[window]), foreground=file)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from ovdense.compat.images import write_picture
 from ovdense.structures import ClassEntry
 from ovdense.support.prototypes import unit_rows
 
@@ -23,10 +24,8 @@ def write_sheet(folder: Path, model: Any, entry: ClassEntry, most: int = 8) -> P
     """
     support, prototypes, extractor = model.support.support_set(entry), model.build_class(entry)[0], model.extractors[0]
     columns = [_column(model, entry, image, prototypes, extractor) for image in support.images[:most]]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', entry.name).strip('_') or 'class'}.png"
-    Image.fromarray(np.concatenate(columns, 1)).save(path)
-    return path
+    return write_picture(path, np.concatenate(columns, 1))
 
 
 def _column(model: Any, entry: ClassEntry, support: Any, prototypes: Any, extractor: Any) -> np.ndarray:
