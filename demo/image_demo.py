@@ -32,6 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help=f"config of the model (default: configs/{CONFIG.name}, trained on drawn shapes; for photos: {PHOTOS})")  # fmt: skip
     parser.add_argument("--weights", metavar="CHECKPOINT", 
                         help="checkpoint (default: the newest one in work_dirs/<config name>; none for a method that is not trained)")  # fmt: skip
+    parser.add_argument("--masks", metavar="FILE", help="weights of SAM (vit_b, vit_l or vit_h): boxes get masks by it, label maps its borders")
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")
     parser.add_argument("--out", default="demo_out", metavar="DIR", help="folder for what is written (default: %(default)s)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
@@ -49,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if Path(args.config).resolve() == CONFIG and not _is_drawn(Path(args.image)):
             print(f"note: this model was trained on drawn shapes and has never seen a photo; for photos pass --config {PHOTOS} (trained with tools/train.py)")
         from ovdense.api import OpenVocabPredictor, load_model
+        from ovdense.vision.sam import SamMasks
 
-        predictor = OpenVocabPredictor(load_model(args.config, weights, args.device))
+        masks = None if args.masks is None else SamMasks(args.masks, device=args.device)
+        predictor = OpenVocabPredictor(load_model(args.config, weights, args.device), masks=masks)
         if args.caption is not None:
             phrases = [p.strip() for p in args.phrases.split(";") if p.strip()] if args.phrases else None
             print("phrases:", "; ".join(predictor.set_caption(args.caption, phrases)))

@@ -18,6 +18,7 @@ _PUBLIC = {
     "load_model": "ovdense.api",
     "load_vocabulary": "ovdense.text.vocabulary",
     "OpenVocabPredictor": "ovdense.api",
+    "SamMasks": "ovdense.vision.sam",
 }
 __all__ = ["__version__", *_PUBLIC]
 

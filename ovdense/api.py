@@ -34,6 +34,7 @@ from ovdense.text.caption_prompts import caption_prompt
 from ovdense.text.noun_chunks import caption_phrases
 from ovdense.text.vocabulary import load_vocabulary
 from ovdense.text.wanted import Asked, Wanted, wanted_of
+from ovdense.vision.sam import SamMasks
 
 _RUN_KEYS = ("work_dir", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "efficient_conv_bn_eval", "activation_checkpointing")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -111,12 +112,13 @@ def _build(model_cfg: Mapping[str, Any], checkpoint: str | Path | None) -> OpenV
 
 
 def load(name_or_config: str | Path | Config, weights: str | Path | None = None, *, device: str | torch.device | None = None,
-         precision: Precision = "auto", options: Mapping[str, Any] | None = None) -> "OpenVocabPredictor":
+         precision: Precision = "auto", masks: str | Path | SamMasks | None = None, options: Mapping[str, Any] | None = None) -> "OpenVocabPredictor":
     """Return a model that is ready to be asked: `model(images, texts)`.
 
     `name_or_config`: a short name of `ovdense.zoo` ("mini" works at once, offline), a config's name, or a config file. `weights`: a checkpoint,
     or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator if there is one. `precision`
-    "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `options`: dotted changes of the config.
+    "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `masks`: a file of SAM's weights, or a
+    `SamMasks`, that gives boxes masks and refines label maps (extra `sam`). `options`: dotted changes of the config.
 
     KeyError for an unknown name, with near ones; ValueError that says which weights a model needs where none are given.
     """
@@ -125,7 +127,8 @@ def load(name_or_config: str | Path | Config, weights: str | Path | None = None,
         raise ValueError("options change a config that is loaded by its name; change the Config itself instead")
     if weights is None:
         _require_no_weights(cfg, options)
-    return OpenVocabPredictor(load_model(cfg, None if weights == "random" else weights, device), precision=precision)
+    sam = SamMasks(masks, device=device) if isinstance(masks, str | Path) else masks  # a wrong file is said before the model is built
+    return OpenVocabPredictor(load_model(cfg, None if weights == "random" else weights, device), precision=precision, masks=sam)
 
 
 def _require_no_weights(cfg: Config, options: Mapping[str, Any] | None) -> None:
@@ -144,15 +147,16 @@ class OpenVocabPredictor:
     """A model, its resize rule and its precision: set a vocabulary, then predict image after image; the text is encoded once.
 
     `resize`: the rule, by default the one among the test transforms of the model's config (`model.cfg`). `precision`: see `load`.
-    `score_thr`: what calls leave out by default.
+    `masks`: gives what is found masks by SAM. `score_thr`: what calls leave out by default.
     """
 
     score_thr = 0.3
 
-    def __init__(self, model: OpenVocabModel, *, resize: ResizeShortestEdge | None = None, precision: Precision = "float32") -> None:
+    def __init__(self, model: OpenVocabModel, *, resize: ResizeShortestEdge | None = None, precision: Precision = "float32",
+                 masks: SamMasks | None = None) -> None:
         self.model = model.eval()
         self.resize = resize or _test_resize(getattr(model, "cfg", None))
-        self.precision = precision
+        self.precision, self.masks = precision, masks
         self._autocast = _autocast_dtype(precision, self.device)
         self._pack = PackDetection()
         self._rivals: tuple[Vocabulary, Rivals] | None = None  # and the vocabulary of the model that they belong to
@@ -260,9 +264,10 @@ class OpenVocabPredictor:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if self.vocabulary is None:
             raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...), or give texts")
-        batch: list[tuple[ImageLike, dict[str, Any]]] = []
-        for n, image in enumerate(images):
-            batch.append((image, self._sample(load_image(image), n)))
+        batch: list[tuple[ImageLike, np.ndarray, dict[str, Any]]] = []
+        for n, source in enumerate(images):
+            image = load_image(source)
+            batch.append((source, image, self._sample(image, n)))
             if len(batch) == batch_size:
                 yield from self._run(batch, score_thr)
                 batch = []
@@ -275,16 +280,19 @@ class OpenVocabPredictor:
         return self._pack(self.resize(sample))
 
     @torch.no_grad()
-    def _run(self, batch: Sequence[tuple[ImageLike, dict[str, Any]]], score_thr: float) -> list[Results]:
-        samples = [sample for _, sample in batch]
+    def _run(self, batch: Sequence[tuple[ImageLike, np.ndarray, dict[str, Any]]], score_thr: float) -> list[Results]:
+        samples = [sample for *_, sample in batch]
         data = self.model.data_preprocessor({"images": [s["image"] for s in samples], "targets": [s["target"] for s in samples]})
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             found = self.model.predict(data["images"], data["targets"])
         is_background = [entry.is_background for entry in self.vocabulary]
         if self._rivals is not None and self._rivals[0] is self.vocabulary:
             found = [settled(r, self._rivals[1], is_background) for r in found]
-        names = [name for name, background in zip(self.vocabulary.names, is_background) if background]
-        return [of_image(r.above(score_thr), source, names) for r, (source, _) in zip(found, batch, strict=True)]
+        names = [name for name, background in zip(self.vocabulary.names, is_background) if background] or ["background"]
+        found = [r.above(score_thr) for r in found]
+        if self.masks is not None:
+            found = [self.masks(image, r, names) for r, (_, image, _) in zip(found, batch, strict=True)]
+        return [of_image(r, source, names) for r, (source, *_) in zip(found, batch, strict=True)]
 
 
 def _is_single(images: Any) -> bool:

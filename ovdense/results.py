@@ -164,7 +164,7 @@ def of_image(found: structures.Results, source: ImageLike | None, background: Se
     """Return a model's results on the CPU, with the image that they are of."""
     fields = {name: getattr(found, name) for name in structures.Results.__dataclass_fields__}
     on_cpu = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in fields.items()}
-    return Results(**on_cpu, source=source, background=tuple(background) or ("background",))
+    return Results(**on_cpu, source=source, background=tuple(background))
 
 
 def coco_content(results: Sequence[Results], info: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from ovdense.api import OpenVocabPredictor, load, load_image, load_model
+from ovdense.vision.sam import SamMasks
 from tests.tiny_run import write_config
 
 
@@ -198,3 +199,17 @@ def test_precision__is_checked_and_bfloat16_changes_little(model):
     full, half = (OpenVocabPredictor(model, precision=p)(_photo(), ["cat", "dog"], score_thr=0.0) for p in ("float32", "bfloat16"))
     assert half.scores.dtype == torch.float32 and len(half) == len(full)
     torch.testing.assert_close(half.scores, full.scores, atol=0.02, rtol=0.1)
+
+
+def test_masks__boxes_get_them_and_label_maps_are_refined(model, predictor, tmp_path):
+    from tests.vision.test_sam import small_sam
+
+    sam = SamMasks(small_sam())
+    with_masks = OpenVocabPredictor(model, masks=sam)
+    found = with_masks([_photo(), _photo(seed=1)], ["cat", "dog"], score_thr=0.0, batch_size=2)
+    assert all(torch.equal(r.masks_NHW, sam.of_boxes(r.image, r.boxes_xyxy)[0]) and r.masks_NHW.shape == (len(r), 90, 140) for r in found)
+    mini = load("mini", device="cpu", masks=sam)
+    label = load("mini", device="cpu")(_photo(), ["cat"]).label_map_HW
+    assert torch.equal(mini(_photo(), ["cat"]).label_map_HW, sam.refine(_photo(), label, [0]))
+    with pytest.raises(FileNotFoundError, match="SAM's weights must be a local file"):
+        load("mini", device="cpu", masks=tmp_path / "sam_vit_b.pth")
