@@ -35,6 +35,8 @@ def clean_errors() -> Iterator[None]:
         _end(str(error))
     except _TERSE as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if isinstance(error, KeyError) and " " in str(message).strip():  # a sentence, which says it all
+            _end(str(message))
         _end(f"{type(error).__name__}: {message} (OVDENSE_TRACEBACK=1 shows where)")
 
 

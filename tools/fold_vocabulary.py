@@ -1,55 +1,9 @@
-"""A trained model for one fixed vocabulary, without its language model: python tools/fold_vocabulary.py CONFIG CHECKPOINT --vocab coco OUT.pth"""
-import argparse
+"""A trained model for one fixed vocabulary, without its language model: python tools/fold_vocabulary.py ... (the same as: ovdense vocab fold)"""
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from ovdense.runs import clean_errors
+from ovdense.cli.vocab_fold import main, parse_args
 
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Prompt, then detect: encode a vocabulary once and write it together with the weights, without the language model. "
-        "The file predicts the same as the whole model asked by this vocabulary, and cannot be asked anything else.",
-        epilog="Then: python demo/image_demo.py PHOTO --config CONFIG --weights OUT.pth, or ovdense.load_model(CONFIG, 'OUT.pth')",
-    )
-    parser.add_argument("config", help="config file that the checkpoint was trained with")
-    parser.add_argument("checkpoint", help="checkpoint, or a run's folder")
-    parser.add_argument("out", help="file to write, such as desco_coco80.pth")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--vocab", metavar="NAME|FILE", help="classes: lvis, coco, voc, or a file (.txt with one name a line, .json)")
-    asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
-    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), default="names",
-                        help="ask by names, by descriptions, or by names that are whole texts (default: %(default)s)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    with clean_errors():
-        from ovdense.api import load_model
-        from ovdense.methods.checkpoints import write_checkpoint
-        from ovdense.methods.desco.folded import fold
-        from ovdense.methods.desco.model import Desco
-        from ovdense.structures import Vocabulary
-        from ovdense.text.phrases import parse_queries
-        from ovdense.text.vocabulary import load_vocabulary
-
-        out = Path(args.out).expanduser()
-        if out.is_dir():
-            raise ValueError(f"OUT must be a file, got the folder {out}")
-        vocabulary = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
-        model = load_model(args.config, args.checkpoint, "cpu")
-        if not isinstance(model, Desco):
-            raise ValueError(f"only a Desco model can be folded, {args.config} has {type(model).__name__}")
-        model.set_vocabulary(vocabulary, prompt=args.prompt)
-        folded = fold(model)
-        write_checkpoint(out, folded)
-    whole = sum(t.numel() for t in model.state_dict().values())
-    kept = sum(t.numel() for t in folded["state_dict"].values())
-    print(f"{len(vocabulary)} classes in {len(folded['chunks'])} captions, {kept:,} of {whole:,} numbers of the model; written to {out}")
-    return 0
-
+__all__ = ["main", "parse_args"]
 
 if __name__ == "__main__":
     sys.exit(main())

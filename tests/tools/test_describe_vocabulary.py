@@ -153,7 +153,7 @@ def test_describe__never_writes_over_what_it_reads(tmp_path, capsys):
 def test_describe__help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as info:
         main(["--help"])
-    assert info.value.code == 0 and "tools/describe_vocabulary.py coco --from lvis --out" in capsys.readouterr().out
+    assert info.value.code == 0 and "ovdense vocab describe coco --from lvis --out" in capsys.readouterr().out
 
 
 def test_describe__own_descriptions_that_are_left_out_are_told(tmp_path, capsys):
