@@ -37,14 +37,14 @@ LABELS_A_CLASS = 3  # of a crowded picture
 
 
 def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 0.3, max_labels: int = 40, min_side: int = 640,
-                 same_place_iou: float = 0.7, legend: bool | None = None) -> np.ndarray:
+                 same_place_iou: float = 0.7, legend: bool | None = None, scores: bool = True) -> np.ndarray:
     """Return a picture of the image with the detections of at least `score_thr`; the `max_labels` best get a label.
 
     Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it, so that labels
     are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
     all are). Labels lie inside the image and never on each other; one that lies apart from its box has a line to it, one that finds no
     free place is left out, its box stays. `legend`: a strip below the image with every class and its count (None: of more than 15 detections, whose
-    labels are then short and at most three a class). Results with a label map are drawn by `draw_label_map`.
+    labels are then short and at most three a class). `scores`: write them. Results with a label map are drawn by `draw_label_map`.
     """
     _check(image_rgb)
     if results.label_map_HW is not None:
@@ -67,8 +67,9 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
         blend_frame(canvas, boxes[n], thickness + 2, (0, 0, 0), 0.35)
         blend_frame(canvas, boxes[n], thickness, colours[names[n]], 1.0)
     picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
-    labelled = [n for n in _first_of_each(order, names, LABELS_A_CLASS if crowded else len(order))][:max_labels]
-    _label_boxes(picture, [(boxes[n], names[n], None if crowded else float(shown.scores[n])) for n in labelled], colours, thickness, small=crowded)
+    labelled = _first_of_each(order, names, LABELS_A_CLASS if crowded else len(order))[:max_labels]
+    scores = scores and not crowded
+    _label_boxes(picture, [(boxes[n], names[n], float(shown.scores[n]) if scores else None) for n in labelled], colours, thickness, small=crowded)
     entries = Counter(names[n] for n in order)
     return _with_legend(picture, [(f"{spoken(k)} \u00d7{v}" if v > 1 else spoken(k), colours[k]) for k, v in entries.most_common()],
                         crowded if legend is None else legend)  # fmt: skip

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn import functional as F
 
 from ovdense.compat.images import write_picture
 from ovdense.evaluation.base import ReportedMetric
@@ -18,7 +20,8 @@ from ovdense.evaluation.records import as_detections, detection_record, masks_of
 from ovdense.evaluation.report import format_table, write_json, write_report
 from ovdense.evaluation.results_file import write_rows
 from ovdense.registry import HOOKS, METRICS
-from ovdense.structures import Results
+from ovdense.structures import ImageTarget, Results
+from ovdense.text.caption_prompts import caption_prompt
 
 
 def _results(sample: Any, names: Sequence[str]) -> Results:
@@ -143,19 +146,59 @@ def _detections(found: Results) -> dict[str, Any]:
 class OverlayHook(Hook):
     """Draw the detections or the label map of every tested image into `folder`, under the image's file name with .jpg.
 
-    Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image.
+    Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image. With `truth` the ground truth stands beside them, where the
+    data set has any. Images that are asked a caption show it, and name its phrases.
     """
 
-    def __init__(self, folder: str, score_thr: float = 0.3, max_labels: int = 40) -> None:
-        self.folder, self.score_thr, self.max_labels = Path(folder), score_thr, max_labels
+    def __init__(self, folder: str, score_thr: float = 0.3, max_labels: int = 40, truth: bool = True) -> None:
+        self.folder, self.score_thr, self.max_labels, self.truth = Path(folder), score_thr, max_labels, truth
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         from ovdense.data.transforms import read_image
-        from ovdense.drawing import draw_results
 
         dataset = runner.test_dataloader.dataset
         for target, sample in zip(data_batch["targets"], outputs, strict=True):
             image = read_image(str(dataset.image_folder / target.file_name))
-            drawn = draw_results(image, _results(sample, dataset.vocabulary.names), score_thr=self.score_thr, max_labels=self.max_labels)
             path = (self.folder / target.file_name.lstrip("/")).with_suffix(".jpg")
-            write_picture(path, drawn, quality=92)
+            write_picture(path, self._draw(image, target, sample, dataset), quality=92)
+
+    def _draw(self, image: np.ndarray, target: ImageTarget, sample: Any, dataset: Any) -> np.ndarray:
+        from ovdense.drawing import draw_label_map, draw_results, side_by_side, titled
+
+        asked = dataset.phrases_of_image(target.image_id) if hasattr(dataset, "phrases_of_image") else None
+        names, background = dataset.vocabulary.names, [e.name for e in dataset.vocabulary if e.is_background]
+        if asked is not None and len(asked):
+            names = caption_prompt(asked.caption, asked.spans)[0].names
+        found = _results(sample, names)
+        if found.label_map_HW is None:
+            drawn = draw_results(image, found, score_thr=self.score_thr, max_labels=self.max_labels)
+            true = _true_boxes(target, names, asked) if self.truth else None
+            beside = None if true is None else draw_results(image, true, max_labels=self.max_labels, same_place_iou=1.0, scores=False)
+        else:
+            labels = (found.label_map_HW, _true_labels(target) if self.truth else None)
+            drawn, beside = (None if label is None else draw_label_map(image, label.cpu().numpy(), names, background=background, max_labels=self.max_labels)
+                             for label in labels)  # fmt: skip
+        picture = drawn if beside is None else side_by_side(drawn, beside)
+        return picture if asked is None else titled(picture, asked.caption)
+
+
+def _true_labels(target: ImageTarget) -> Tensor | None:
+    """Return the true label map where the target has it at the file's size."""
+    label = target.label_map_HW
+    return label if label is not None and tuple(label.shape) == tuple(target.original_size_hw) else None
+
+
+def _true_boxes(target: ImageTarget, names: Sequence[str], asked: Any) -> Results | None:
+    """Return the true boxes (and masks) in pixels of the file, with scores of 1: of the caption's phrases, or of the target; None where there are none."""
+    (h, w), size_hw = target.size_hw, tuple(target.original_size_hw)
+    masks = None
+    if asked is not None:
+        boxes = torch.from_numpy(np.concatenate([np.zeros((0, 4)), *asked.boxes_xyxy])).float()
+        labels = torch.tensor([n for n, own in enumerate(asked.boxes_xyxy) for _ in own], dtype=torch.int64)
+    else:
+        boxes, labels = target.boxes_xyxy.cpu() * torch.tensor([size_hw[1] / w, size_hw[0] / h] * 2), target.labels.cpu()
+        if target.masks_NHW is not None and len(labels):
+            masks = F.interpolate(target.masks_NHW.cpu()[None].float(), size=size_hw, mode="nearest")[0].bool()
+    if not len(boxes):
+        return None
+    return Results(boxes_xyxy=boxes, scores=torch.ones(len(boxes)), labels=labels, names=tuple(names), size_hw=size_hw, masks_NHW=masks)
