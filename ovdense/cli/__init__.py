@@ -14,6 +14,7 @@ COMMANDS = Commands(
         "index": ("ovdense.cli.index", "index a folder of photos, and search it by text"),
         "support": ("ovdense.cli.support", "build or look at the example pictures of classes (OVDiff, ReCo)"),
         "convert": ("ovdense.cli.convert", "read published weights (GLIP, DesCo, DenseCLIP, MDETR)"),
+        "annotations": ("ovdense.cli.annotations", "convert annotations: COCO, YOLO, VOC, LabelMe, CVAT"),
         "vocab": ("ovdense.cli.vocab", "show, describe or fold a vocabulary"),
         "info": ("ovdense.cli.info", "print versions, devices, optional parts, and where caches lie"),
     },

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
+
+from ovdense.compat.xml import read_xml
 
 _MENTION = re.compile(r"\[/EN#(?P<id>\d+)/(?P<types>\S+)\s+(?P<text>[^\]]*)\]")
 
@@ -58,14 +59,14 @@ def _read_boxes(path: Path) -> dict[str, np.ndarray]:
     """Return the boxes of each entity id that has one; an object of several entities is a box of each."""
     boxes: dict[str, list[list[float]]] = {}
     try:
-        for thing in ElementTree.parse(path).getroot().findall("object"):
+        for thing in read_xml(path).findall("object"):
             place = thing.find("bndbox")
             if place is None:
                 continue
             xyxy = [float(place.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
             for name in thing.findall("name"):
                 boxes.setdefault(name.text.strip(), []).append(xyxy)
-    except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: every object must have names, and a bndbox of four numbers or none, in valid XML: {error}") from None
     return {entity: np.array(found, dtype=np.float64) for entity, found in boxes.items()}
 
@@ -95,7 +96,7 @@ def read_sentences(folder: Path, photo: str) -> tuple[tuple[int, int], list[Sent
             raise FileNotFoundError(f"photo {photo} of Flickr30k Entities: {needed} is missing; give the folder that holds Sentences/ and Annotations/")
     boxes = _read_boxes(path)
     try:
-        size = ElementTree.parse(path).getroot().find("size")
+        size = read_xml(path).find("size")
         size_hw = (int(size.findtext("height")), int(size.findtext("width")))
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{path}: must say the photo's size (height, width)") from None

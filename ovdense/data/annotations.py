@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.compat.xml import read_xml
 from ovdense.data.entry_checks import check_annotations, check_categories, check_images
 from ovdense.data.masks import encode_segmentation
 from ovdense.structures import ClassEntry
@@ -66,7 +67,8 @@ def read_json(path: Path) -> object:
         raise ValueError(f"{path}: must be JSON in UTF-8, byte {error.start} is not: {error.reason}") from None
 
 
-def _entries(content: object, key: str, path: Path, required: Sequence[str]) -> list[dict]:
+def entries_of(content: object, key: str, path: Path, required: Sequence[str]) -> list[dict]:
+    """Return the list `key` of a COCO file's content; ValueError names an entry without one of the `required` fields."""
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         got = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: must be a JSON object with the lists images, annotations, categories; {key!r} is missing, got {got}")
@@ -78,7 +80,8 @@ def _entries(content: object, key: str, path: Path, required: Sequence[str]) -> 
     return content[key]
 
 
-def _unique_ids(entries: list[dict], key: str, path: Path) -> np.ndarray:
+def unique_ids(entries: list[dict], key: str, path: Path) -> np.ndarray:
+    """Return the integer ids of the entries; ValueError for one that is none, or is there twice."""
     seen: set = set()
     for entry in entries:
         number = isinstance(entry["id"], int) and not isinstance(entry["id"], bool) and abs(entry["id"]) < 2**63
@@ -89,11 +92,12 @@ def _unique_ids(entries: list[dict], key: str, path: Path) -> np.ndarray:
     return np.array([e["id"] for e in entries], dtype=np.int64)
 
 
-def _categories(content: object, path: Path) -> dict[int, ClassEntry]:
-    raw = _entries(content, "categories", path, ("id", "name"))
+def categories_of(content: object, path: Path) -> dict[int, ClassEntry]:
+    """Return id -> class of a COCO or LVIS file's content, by id."""
+    raw = entries_of(content, "categories", path, ("id", "name"))
     if not raw:
         raise ValueError(f"{path}: must list at least one category, got none")
-    ids = _unique_ids(raw, "categories", path)
+    ids = unique_ids(raw, "categories", path)
     check_categories(raw, path)
     names: dict[str, int] = {}
     for category in raw:
@@ -103,7 +107,7 @@ def _categories(content: object, path: Path) -> dict[int, ClassEntry]:
     return {int(ids[n]): category_entry(raw[n], path) for n in np.argsort(ids)}
 
 
-def _image_name(image: dict, path: Path) -> str:
+def image_name(image: dict, path: Path) -> str:
     """Return the file name; LVIS v1 as published has none: then the last two parts of coco_url (train2017/0...1.jpg)."""
     if image.get("file_name"):
         return image["file_name"]
@@ -131,7 +135,8 @@ def check_boxes(boxes: np.ndarray, names: Sequence[str], path: Path, invalid_box
     return good
 
 
-def _xywh(annotations: list[dict], path: Path) -> np.ndarray:
+def boxes_xywh(annotations: list[dict], path: Path) -> np.ndarray:
+    """Return (M, 4) float64 of the annotations' `bbox`; ValueError names one that is not four numbers."""
     try:
         boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
         if boxes.shape == (len(annotations), 4):
@@ -151,14 +156,14 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise", with_masks: 
     `invalid_boxes`: what to do with a box of no size: "raise", or "drop" with a warning (COCO train2017 has some).
     """
     content = read_json(path)
-    categories = _categories(content, path)
-    images = _entries(content, "images", path, ("id", "height", "width"))
-    image_ids = _unique_ids(images, "images", path)
-    annotations = _entries(content, "annotations", path, ("id", "image_id", "category_id", "bbox", *(("segmentation",) if with_masks else ())))
+    categories = categories_of(content, path)
+    images = entries_of(content, "images", path, ("id", "height", "width"))
+    image_ids = unique_ids(images, "images", path)
+    annotations = entries_of(content, "annotations", path, ("id", "image_id", "category_id", "bbox", *(("segmentation",) if with_masks else ())))
     row = {int(i): n for n, i in enumerate(image_ids)}
     check_images(images, categories, path)
     check_annotations(annotations, row, categories, path)
-    xywh = _xywh(annotations, path)
+    xywh = boxes_xywh(annotations, path)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     good = check_boxes(boxes, [f"annotation {a['id']}" for a in annotations], path, invalid_boxes)
     image_row = np.array([row[a["image_id"]] for a in annotations], dtype=np.int64)
@@ -170,7 +175,7 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise", with_masks: 
         path=path,
         categories=categories,
         image_ids=image_ids,
-        file_names=tuple(_image_name(i, path) for i in images),
+        file_names=tuple(image_name(i, path) for i in images),
         sizes_hw=np.array([(i["height"], i["width"]) for i in images], dtype=np.int64).reshape(-1, 2),
         starts=np.searchsorted(image_row[order], np.arange(len(images) + 1)),
         boxes_xyxy=boxes[order].astype(np.float32),
@@ -191,7 +196,8 @@ def _segmentations(annotations: Sequence[dict], images: Sequence[dict], row: dic
     return counts
 
 
-def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where: str) -> list[float]:
+def voc_numbers(node: Element | None, fields: Sequence[str], where: str) -> list[float]:
+    """Return the numbers below a node of VOC's XML; ValueError, beginning with `where`, for one that is missing or none."""
     try:
         numbers = [float(node.findtext(f)) for f in fields]
         if np.isfinite(numbers).all():
@@ -202,14 +208,10 @@ def _voc_numbers(node: ElementTree.Element | None, fields: Sequence[str], where:
     raise ValueError(f"{where}: must hold the numbers {', '.join(fields)}, got {str(got)[:200]}")
 
 
-def _read_xml(path: Path, split_file: Path) -> ElementTree.Element:
+def _read_xml(path: Path, split_file: Path) -> Element:
     if not path.is_file():
         raise FileNotFoundError(f"{split_file}: image {path.stem!r} has no annotation: {path} is missing")
-    try:
-        return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        raise ValueError(f"{path}: must be XML, broken at line {line} column {column}: {error}") from None
+    return read_xml(path)
 
 
 def read_voc(split_file: Path, class_names: Sequence[str], *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationTable:
@@ -224,7 +226,7 @@ def read_voc(split_file: Path, class_names: Sequence[str], *, invalid_boxes: Inv
     for name in names:
         path = folder / f"{name}.xml"
         root = _read_xml(path, split_file)
-        sizes.append(_voc_numbers(root.find("size"), ("height", "width"), f"{path}: size"))
+        sizes.append(voc_numbers(root.find("size"), ("height", "width"), f"{path}: size"))
         objects = root.findall("object")
         counts.append(len(objects))
         for n, thing in enumerate(objects, 1):
@@ -234,7 +236,7 @@ def read_voc(split_file: Path, class_names: Sequence[str], *, invalid_boxes: Inv
                     f"{path}: object {n}: the name {label!r} is not a known class{near(label, class_names)}; "
                     "repair it, or list the classes of this data as vocabulary"
                 )
-            boxes.append(box_xyxy(*_voc_numbers(thing.find("bndbox"), ("xmin", "ymin", "xmax", "ymax"), f"{path}: object {n}: bndbox")))
+            boxes.append(box_xyxy(*voc_numbers(thing.find("bndbox"), ("xmin", "ymin", "xmax", "ymax"), f"{path}: object {n}: bndbox")))
             labels.append(id_of[label])
             difficult.append((thing.findtext("difficult") or "0").strip() == "1")
             where.append(f"object {n} of {path.name}")

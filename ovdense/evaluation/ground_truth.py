@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
 from ovdense.compat.paths import data_path, describe_data_root
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.compat.xml import read_xml
 from ovdense.evaluation.masks import encode_segmentation
 
 
@@ -155,14 +155,14 @@ def load_voc_truth(split_file: Path) -> VocTruth:
     for n, name in enumerate(names):
         path = folder / f"{name}.xml"
         try:
-            for thing in ElementTree.parse(path).getroot().findall("object"):
+            for thing in read_xml(path).findall("object"):
                 boxes.append(box_xyxy(*(float(thing.find("bndbox").findtext(f)) for f in ("xmin", "ymin", "xmax", "ymax"))))
                 rows.append(n)
                 classes.append(thing.findtext("name").strip())
                 difficult.append((thing.findtext("difficult") or "0").strip() == "1")
         except FileNotFoundError:
             raise FileNotFoundError(f"{split_file}: image {name!r} has no annotation, {path} is missing") from None
-        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: every object must have a name and a bndbox of four numbers in valid XML: {error}") from None
     return VocTruth(
         path=split_file,

@@ -21,8 +21,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
-from xml.etree import ElementTree
 
+from ovdense.compat.xml import read_xml
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.description_files import gpt3_fields, is_noun_entry, nouns_of
 from ovdense.text.reading import Source, checked_text, checked_texts, read_json
@@ -220,10 +220,7 @@ def _read_voc(path: Path, where: Source) -> list[ClassEntry]:
         raise where.error("a Pascal VOC folder must hold Annotations (or VOCdevkit/VOC20xx/Annotations), found neither")
     names: set[str] = set()
     for file in (file for folder in folders for file in sorted((folder / "Annotations").glob("*.xml"))):
-        try:
-            objects = ElementTree.parse(file).getroot().findall("object")
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{file}: the annotation must be XML, but {error}; it may be cut short") from None
+        objects = read_xml(file).findall("object")
         for i, thing in enumerate(objects):
             name = (thing.findtext("name") or "").strip()
             if not name:

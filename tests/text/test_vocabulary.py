@@ -130,7 +130,7 @@ def test_load_vocabulary__wrong_sources(tmp_path):
 def test_load_vocabulary__broken_voc(tmp_path):
     (tmp_path / "Annotations").mkdir()
     path = write(tmp_path / "Annotations" / "000001.xml", "<annotation><object><name>cat</name></object>")
-    with pytest.raises(ValueError, match="000001.xml: the annotation must be XML"):
+    with pytest.raises(ValueError, match="000001.xml: must be XML"):
         load_vocabulary(tmp_path)
     write(path, "<annotation><object><name> </name></object></annotation>")
     with pytest.raises(ValueError, match="000001.xml: object 0 must have a name"):

@@ -1,0 +1,52 @@
+"""ovdense annotations: from one format to another; the same as tools/convert_annotations.py."""
+import argparse
+from collections.abc import Sequence
+
+from ovdense.cli.output import outcome
+from ovdense.cli.parser import Parser
+from ovdense.runs import clean_errors
+
+FORMATS = ("coco", "cvat", "labelme", "voc", "yolo")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    parser = Parser(
+        prog=prog, json=True,
+        description="Convert annotations between COCO (and LVIS), YOLO, Pascal VOC, LabelMe and CVAT for images 1.1: boxes, masks, and what else both formats "
+        "hold. What the new format has no place for is said. The pictures are not copied.",
+        epilog="COCO and CVAT are one file; YOLO (with data.yaml), VOC (with Annotations/) and LabelMe are a folder.")
+    parser.add_argument("source", help="file or folder to read")
+    parser.add_argument("out", help="file or folder to write")
+    parser.add_argument("--from", dest="form", choices=FORMATS, help="format of SOURCE (default: recognised by its name and content)")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
+    parser.add_argument("--split", metavar="NAME", help="split to read of a YOLO (default: train) or VOC folder (default: all images)")
+    parser.add_argument("--out-split", metavar="NAME", help="split to write of a YOLO or VOC folder (default: SPLIT, else train)")
+    parser.add_argument("--images", metavar="DIR", help="where the pictures of a YOLO split lie, if not where data.yaml says (their sizes are needed)")
+    parser.add_argument("--classes", metavar="NAME|FILE", help="the classes of a VOC folder, in the order of its label maps")
+    parser.add_argument("--boxes", action="store_true", help="write boxes to YOLO even for objects that have masks")
+    parser.add_argument("--drop", action="store_true", help="leave out, with a warning, boxes of no size, and points and lines, which have no area")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    args = parse_args(argv, prog)
+    with clean_errors(), outcome(args.json) as found:
+        from ovdense.interchange import guess_format, read_annotations, write_annotations
+
+        form = args.form or guess_format(args.source)
+        reading = {"split": args.split, "images": args.images, "classes": args.classes} | _dropping(form, args.drop)
+        data = read_annotations(args.source, form, **{key: value for key, value in reading.items() if value is not None})
+        split = args.out_split or args.split
+        writing = {"split": split if args.to in ("voc", "yolo") else None, "masks": False if args.boxes else None}
+        write_annotations(data, args.out, args.to, **{key: value for key, value in writing.items() if value is not None})
+        objects = list(data.objects())
+        masks = sum(thing.mask is not None for thing in objects)
+        found |= {"from": form, "to": args.to, "images": len(data), "objects": len(objects), "masks": masks, "classes": len(data.classes), "out": args.out}
+        print(f"{len(data)} images, {len(objects)} objects ({masks} with masks) of {len(data.classes)} classes: {form} -> {args.to}, written to {args.out}")
+    return 0
+
+
+def _dropping(form: str, drop: bool) -> dict[str, str]:
+    if not drop:
+        return {}
+    return {"unknown": "drop"} if form in ("cvat", "labelme") else {"invalid_boxes": "drop"} if form in ("coco", "voc") else {}

@@ -1,0 +1,232 @@
+"""Pascal VOC: Annotations/NAME.xml, ImageSets, SegmentationObject and SegmentationClass PNGs; labelmap.txt keeps the order of the classes.
+
+VOC's pixels count from 1 and a box's last pixel lies inside it; in the record, as everywhere here, x2 = x1 + width. Segmentation has one object a pixel.
+"""
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+import numpy as np
+from PIL import Image
+
+from ovdense.compat.atomic import atomic_write, replace_file
+from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.compat.xml import read_xml
+from ovdense.data.annotations import InvalidBoxes, check_boxes, voc_numbers
+from ovdense.data.masks import paint
+from ovdense.interchange.files import inside, places, text_of
+from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask
+from ovdense.structures import IGNORE_LABEL, Vocabulary
+from ovdense.text.vocabulary import load_vocabulary
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_FLAGS = ("truncated", "occluded", "difficult")
+_IMAGE_TEXT = ("folder", "segmented")
+MOST_OBJECTS = 254  # of one image, in a PNG of 8 bits a pixel
+
+
+def read(path: Path, *, split: str | None = None, classes: Sequence[str] | Vocabulary | None = None, invalid_boxes: InvalidBoxes = "raise") -> AnnotationSet:
+    """Return the annotations of a VOC folder (the one that holds Annotations): of ImageSets/Main/SPLIT.txt, or of all its XML files.
+
+    `classes` in their order, which label maps need: given, else of labelmap.txt, else VOC's 20 if no other name occurs, else the names, sorted.
+    Masks come from SegmentationObject (pixel n: the n-th object); where only SegmentationClass is there, its regions are objects of kind `stuff`.
+    """
+    folder = path / "Annotations"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"a Pascal VOC folder must hold Annotations, got {path}")
+    stems = _stems(path, split)
+    roots = {}
+    for stem in stems:
+        file = folder / f"{inside(stem)}.xml"
+        if not file.is_file():
+            raise FileNotFoundError(f"{path}: image {stem!r} of the split has no annotation: {file} is missing")
+        roots[stem] = read_xml(file)
+    seen = [(thing.findtext("name") or "").strip() for root in roots.values() for thing in root.findall("object")]
+    vocabulary = _classes(path, classes, seen)
+    ids = image_ids(stems)
+    images = tuple(_image(path, stem, root, number, vocabulary.names, invalid_boxes) for number, (stem, root) in zip(ids, roots.items()))
+    return AnnotationSet(classes=vocabulary, images=images)
+
+
+def _stems(path: Path, split: str | None) -> tuple[str, ...]:
+    if split is None:
+        return tuple(p.relative_to(path / "Annotations").with_suffix("").as_posix() for p in sorted((path / "Annotations").rglob("*.xml")))
+    file = path / "ImageSets" / "Main" / f"{split}.txt"
+    if not file.is_file():
+        have = sorted(p.stem for p in file.parent.glob("*.txt")) if file.parent.is_dir() else []
+        raise FileNotFoundError(f"the split must be a file, got {file}; there are {have[:8]}")
+    return split_names(file)
+
+
+def _classes(path: Path, given: Sequence[str] | Vocabulary | None, seen: Sequence[str]) -> Vocabulary:
+    listed = path / "labelmap.txt"
+    if given is not None:
+        return load_vocabulary(given)
+    if listed.is_file():
+        names = [line.split(":")[0].strip() for line in listed.read_text(encoding="utf8").splitlines() if line.strip() and not line.startswith("#")]
+        return Vocabulary.of([n for n in names if n not in ("background", "void")])
+    known = load_vocabulary("voc")
+    if set(seen) <= set(known.names):
+        return known
+    return Vocabulary.of(sorted(set(seen)))
+
+
+def _image(path: Path, stem: str, root: Element, number: int, names: tuple[str, ...], invalid_boxes: InvalidBoxes) -> AnnotatedImage:
+    where = path / "Annotations" / f"{stem}.xml"
+    height, width = (int(v) for v in voc_numbers(root.find("size"), ("height", "width"), f"{where}: size"))
+    objects = root.findall("object")
+    boxes = [box_xyxy(*voc_numbers(thing.find("bndbox"), _SIDES, f"{where}: object {n}: bndbox")) for n, thing in enumerate(objects, 1)]
+    good = check_boxes(np.array(boxes, dtype=np.float64).reshape(-1, 4), [f"object {n}" for n in range(1, len(boxes) + 1)], where, invalid_boxes)
+    instance_HW = _png(path / "SegmentationObject" / f"{stem}.png", (height, width))
+    class_HW = _png(path / "SegmentationClass" / f"{stem}.png", (height, width))
+    masks = _instances(instance_HW, len(objects), where)
+    things = [_thing(thing, box, mask, names, f"{where}: object {n}")
+              for n, (thing, box, mask, keep) in enumerate(zip(objects, boxes, masks, good), 1) if keep]
+    if class_HW is not None and instance_HW is None:
+        things += _regions(class_HW, names, path / "SegmentationClass" / f"{stem}.png")
+    void = class_HW if class_HW is not None else instance_HW
+    hollow = Mask.of_array(void == IGNORE_LABEL) if void is not None and (void == IGNORE_LABEL).any() else None
+    extra = {key: root.findtext(key).strip() for key in _IMAGE_TEXT if root.findtext(key)} | {"depth": (root.findtext("size/depth") or "3").strip()}
+    extra |= {"source": {c.tag: (c.text or "").strip() for c in root.find("source")}} if root.find("source") is not None else {}
+    return AnnotatedImage(file_name=_file_name(root, stem), size_hw=(height, width), id=number, objects=tuple(things), void=hollow,
+                          extra={"voc": extra | {"regions": class_HW is not None}})
+
+
+def _file_name(root: Element, stem: str) -> str:
+    said = (root.findtext("filename") or "").strip().replace("\\", "/")
+    return said if said and inside(said, "").as_posix() == stem else f"{stem}.jpg"
+
+
+def _png(path: Path, size_hw: tuple[int, int]) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as png:
+            if png.mode not in ("P", "L"):
+                raise ValueError(f"it must have one number a pixel (a palette, or grey), got mode {png.mode}")
+            found = np.asarray(png)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a label map: {error}") from None
+    if found.shape != tuple(size_hw):
+        raise ValueError(f"{path}: must have the image's size {size_hw}, got {found.shape}")
+    return found
+
+
+def _instances(instance_HW: np.ndarray | None, count: int, where: Path) -> list[Mask | None]:
+    if instance_HW is None:
+        return [None] * count
+    values = set(np.unique(instance_HW).tolist()) - {0, IGNORE_LABEL}
+    if values and max(values) > count:
+        raise ValueError(f"{where}: SegmentationObject has an object {max(values)}, the XML has {count}")
+    return [Mask.of_array(instance_HW == n) if n in values else None for n in range(1, count + 1)]
+
+
+def _regions(class_HW: np.ndarray, names: tuple[str, ...], path: Path) -> list[AnnotatedObject]:
+    found = []
+    for k in sorted(set(np.unique(class_HW).tolist()) - {0, IGNORE_LABEL}):
+        if k > len(names):
+            raise ValueError(f"{path}: must hold 0 (background), classes 1..{len(names)} and {IGNORE_LABEL}, got {k}; give classes=")
+        mask = Mask.of_array(class_HW == k)
+        found.append(AnnotatedObject(name=names[k - 1], box_xyxy=mask.box_xyxy(), mask=mask, stuff=True))
+    return found
+
+
+def _thing(node: Element, box: tuple, mask: Mask | None, names: Sequence[str], where: str) -> AnnotatedObject:
+    name = (node.findtext("name") or "").strip()
+    if name not in names:
+        raise ValueError(f"{where}: the name {name!r} is not among the {len(names)} classes; repair it, or give classes=")
+    flags = {flag: (node.findtext(flag) or "0").strip() == "1" for flag in _FLAGS}
+    parts = [{"name": (p.findtext("name") or "").strip(), "box": voc_numbers(p.find("bndbox"), _SIDES, f"{where}: part")} for p in node.findall("part")]
+    extra = {"parts": parts} if parts else {}
+    pose = (node.findtext("pose") or "").strip()
+    attributes = {"pose": pose} if pose not in ("", "Unspecified") else {}
+    return AnnotatedObject(name=name, box_xyxy=box, mask=mask, attributes=attributes, extra={"voc": extra}, **flags)
+
+
+def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
+    """Write Annotations, ImageSets/Main/SPLIT.txt, labelmap.txt and, for images with masks, the PNGs and ImageSets/Segmentation/SPLIT.txt.
+
+    Where masks overlap, the smaller object has the pixel. Crowds are marked difficult. Boxes keep their fractions of a pixel.
+    """
+    files = places(data.images, folder / "Annotations", ".xml")
+    stems = [p.relative_to(folder / "Annotations").with_suffix("").as_posix() for p in files]
+    index = {name: k for k, name in enumerate(data.classes.names, 1)}
+    if len(index) > MOST_OBJECTS and any(o.mask for o in data.objects()):
+        raise ValueError(f"label maps of VOC hold {MOST_OBJECTS} classes, got {len(index)}; take the classes that you need, or another format")
+    segmented = [stem for stem, image in zip(stems, data.images) if _write_maps(image, stem, folder, index)]
+    for file, image in zip(files, data.images):
+        replace_file(file, tostring(_xml(image, folder), encoding="utf-8"), durable=False)
+    _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
+    if segmented:
+        _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", segmented)
+    colours = _palette().reshape(-1, 3).tolist()
+    lines = [f"{name}:{','.join(map(str, colours[k % 256]))}::" for k, name in enumerate(("background", *data.classes.names))]
+    _write_lines(folder / "labelmap.txt", ["# label:color_rgb:parts:actions", *lines])
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    replace_file(path, "".join(f"{line}\n" for line in lines))
+
+
+def _xml(image: AnnotatedImage, folder: Path) -> Element:
+    extra = image.extra.get("voc", {})
+    root = Element("annotation")
+    SubElement(root, "folder").text = extra.get("folder", folder.name)
+    SubElement(root, "filename").text = image.file_name
+    if "source" in extra:
+        _fields(SubElement(root, "source"), extra["source"])
+    _fields(SubElement(root, "size"), {"width": image.size_hw[1], "height": image.size_hw[0], "depth": extra.get("depth", 3)})
+    SubElement(root, "segmented").text = extra.get("segmented", str(int(any(o.mask is not None for o in image.objects))))
+    for thing in (o for o in image.objects if not o.stuff):
+        node = SubElement(root, "object")
+        flags = {flag: int(getattr(thing, flag)) for flag in _FLAGS} | {"difficult": int(thing.difficult or thing.crowd)}
+        _fields(node, {"name": thing.name, "pose": thing.attributes.get("pose", "Unspecified"), **flags})
+        x1, y1, x2, y2 = thing.box_xyxy
+        _fields(SubElement(node, "bndbox"), dict(zip(_SIDES, map(text_of, (x1 + 1, y1 + 1, x2, y2)))))
+        for part in thing.extra.get("voc", {}).get("parts", ()):
+            inner = SubElement(node, "part")
+            SubElement(inner, "name").text = part["name"]
+            _fields(SubElement(inner, "bndbox"), dict(zip(_SIDES, map(text_of, part["box"]))))
+    indent(root)
+    return root
+
+
+def _fields(parent: Element, fields: dict) -> None:
+    for tag, value in fields.items():
+        SubElement(parent, tag).text = str(value)
+
+
+def _write_maps(image: AnnotatedImage, stem: str, folder: Path, index: dict[str, int]) -> bool:
+    """Write an image's PNGs; return whether there was anything to write."""
+    things = [o for o in image.objects if not o.stuff]
+    if all(o.mask is None for o in image.objects) and image.void is None and not image.extra.get("voc", {}).get("regions"):
+        return False
+    if len(things) > MOST_OBJECTS:
+        raise ValueError(f"{image.file_name}: SegmentationObject of VOC holds {MOST_OBJECTS} objects, got {len(things)}")
+    masked = [o for o in image.objects if o.mask is not None]
+    _write_png(folder / "SegmentationClass" / f"{stem}.png", image, masked, [index[o.name] for o in masked])
+    numbered = [(n, o) for n, o in enumerate(things, 1) if o.mask is not None]
+    if numbered:
+        _write_png(folder / "SegmentationObject" / f"{stem}.png", image, [o for _, o in numbered], [n for n, _ in numbered])
+    return True
+
+
+def _write_png(path: Path, image: AnnotatedImage, things: Sequence[AnnotatedObject], values: Sequence[int]) -> None:
+    masks = np.stack([o.mask.to_array() for o in things]) if things else np.zeros((0, *image.size_hw), dtype=bool)
+    picture = paint(masks, values, image.size_hw, 0)
+    if image.void is not None:
+        picture[image.void.to_array()] = IGNORE_LABEL
+    png = Image.fromarray(picture)
+    png.putpalette(_palette().tobytes())
+    with atomic_write(path, durable=False) as file:
+        png.save(file, "PNG")
+
+
+def _palette() -> np.ndarray:
+    """Return VOC's colours (256, 3) uint8: the bits of the number, three at a time, from the highest bit of each colour down."""
+    number = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((number >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
