@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ovdense import structures
-from ovdense.compat.images import ImageLike, load_image
+from ovdense.compat.atomic import replace_file
+from ovdense.compat.images import ImageLike, load_image, write_picture
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -84,13 +85,9 @@ class Results(structures.Results):
         suffix = path.suffix.lower()
         if suffix not in (*PICTURES, ".json"):
             raise ValueError(f"results are saved as a picture ({', '.join(PICTURES)}) or as .json, got {path.name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".json":
-            kept = self.above(score_thr)
-            path.write_text(json.dumps(coco_content([kept]), indent=1, ensure_ascii=False), encoding="utf8")
-        else:
-            Image.fromarray(self.draw(score_thr=score_thr)).save(path, quality=92)
-        return path
+            return replace_file(path, json.dumps(coco_content([self.above(score_thr)]), indent=1, ensure_ascii=False))
+        return write_picture(path, self.draw(score_thr=score_thr), quality=92)
 
     def crop(self, *, margin: float = 0.0, score_thr: float = 0.0) -> list[np.ndarray]:
         """Return what lies in each box, best first, cut out of the image; `margin` widens it on every side by a share of the box.

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 
-from ovdense.compat.atomic import NotWritten, is_full
+from ovdense.compat.atomic import NotWritten, is_full, replace_file
 
 EXIT_USER_ERROR = 2
 MAX_SEED = 2**31 - 1  # data workers add their number, and numpy ends at 2**32
@@ -210,6 +210,16 @@ def use_checkpoint(cfg: Config, resume: str | None, seed: int | None = None, kep
     use_seed(cfg, began_with, kept)
 
 
+class _WholeConfig(Config):
+    """MMEngine's Config, written whole or not at all."""
+
+    def dump(self, file: str | Path | None = None) -> str | None:
+        if file is None or Path(file).suffix != ".py":
+            return super().dump(file)
+        replace_file(file, self.pretty_text)
+        return None
+
+
 def build_runner(cfg: Config) -> Any:
     """Return MMEngine's Runner of the config; ValueError when nothing of its load_from fits the model."""
     from mmengine.runner import Runner
@@ -217,6 +227,7 @@ def build_runner(cfg: Config) -> Any:
     from ovdense.methods.checkpoints import install_safe_loading, model_state, require_fitting
 
     install_safe_loading()
+    object.__setattr__(cfg, "__class__", _WholeConfig)  # MMEngine copies it, class and all, and writes the copy into the work_dir
     runner = Runner.from_cfg(cfg)
     if cfg.get("load_from"):
         model, state = getattr(runner.model, "module", runner.model), model_state(cfg.load_from)

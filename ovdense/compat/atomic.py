@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -20,9 +20,8 @@ try:
 except ImportError:  # Windows: no locks; what is left is told by its age alone
     fcntl = None  # type: ignore[assignment]
 
-_LEFT = re.compile(r"\..*\.[0-9a-f]{12}\.(ovdense\.tmp|ovdense\.part)")
+_LEFT = re.compile(r"\..*\.[0-9a-f]{12}\.ovdense\.(tmp|part|old)")
 _LEFT_SECONDS = 60.0  # where another process may write as well: one on a machine whose locks are not seen here is this young at most
-_FOLDER_SECONDS = 24 * 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WHY = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -119,34 +118,40 @@ def append_whole(path: str | Path, content: bytes | str) -> None:
     A kill can leave the beginning of `content` at the end: readers take whole records only.
     """
     with _said_clearly(Path(path)), open(path, "ab", buffering=0) as file:
-        append_to(file, content.encode() if isinstance(content, str) else content)
+        append_to([(file, content.encode() if isinstance(content, str) else content)])
 
 
-def append_to(file: FileIO, content: bytes) -> None:
-    """Append to a file that is open without a buffer, flushed to the disk; after an OSError it is as long as before."""
-    before, left = os.fstat(file.fileno()).st_size, memoryview(content)
-    try:
-        while left:
-            left = left[file.write(left) :]
-        os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            os.ftruncate(file.fileno(), before)
-        raise
+def append_to(parts: Sequence[tuple[FileIO, bytes]]) -> None:
+    """Append to files that are open without a buffer, one after the other, each flushed to the disk; where that fails all are as long as before."""
+    before = [(file, os.fstat(file.fileno()).st_size) for file, _ in parts]
+    for file, content in parts:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            for changed, size in before:
+                with suppress(OSError):
+                    os.ftruncate(changed.fileno(), size)
+            raise NotWritten(str(file.name), error) from error
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a new folder beside `path` that takes its place, files flushed, when the block ends without an error; with one, nothing has changed.
 
-    An old folder stands aside while the new one moves in; a kill between the two renames leaves it under its temporary name for a day.
+    An old folder stands aside while the new one moves in; after a kill between the two renames `remove_left` puts it back.
     """
     path = Path(path)
-    building, aside = (path.with_name(_temporary_name(path.name, "part")) for _ in range(2))
+    building, aside = (path.with_name(_temporary_name(path.name, kind)) for kind in ("part", "old"))
     with _said_clearly(path):
         _sweep_once(path.parent)
         building.mkdir(parents=True)
+        lock = os.open(building, os.O_RDONLY)
     try:
+        with suppress(OSError):
+            _lock(lock)
         with _said_clearly(path, _FULL):
             yield building
         with _said_clearly(path):
@@ -157,6 +162,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             building.rename(path)
             _flush(path.parent)
     finally:
+        os.close(lock)
         if aside.exists() and not path.exists():
             aside.rename(path)
         shutil.rmtree(building, ignore_errors=True)
@@ -177,17 +183,21 @@ def remove_left(folder: str | Path, older_than: float = 0.0) -> int:
 
 
 def _remove_dead(path: Path, older_than: float) -> bool:
-    """Remove a temporary file whose writer is gone, or a folder of more than a day; return whether it was removed."""
-    if path.is_dir():
-        older_than = max(older_than, _FOLDER_SECONDS)
+    """Remove a temporary file or folder whose writer is gone; return whether it was removed. A folder that stood aside for none goes back."""
     if time.time() - path.stat().st_mtime < older_than:
         return False
-    if path.is_dir():
-        shutil.rmtree(path)
-        return True
-    with open(path, "rb") as file:
-        _lock(file, wait=False)  # OSError: its writer lives
-        path.unlink()
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle, wait=False)  # OSError: its writer lives
+        target = path.with_name(path.name[1:].rsplit(".", 3)[0])
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(handle)
     return True
 
 
@@ -203,7 +213,7 @@ def _open_new(path: Path, mode: str, encoding: str | None) -> tuple[Path, IO[Any
         file.close()  # swept away before it was locked
 
 
-def _lock(file: IO[Any], wait: bool = True) -> None:
+def _lock(file: IO[Any] | int, wait: bool = True) -> None:
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 

@@ -1,10 +1,11 @@
 """What files of described objects have in common, for those who read them and those who measure on them."""
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ovdense.compat.json_text import loads
 
 _OPEN, _CLOSE = re.compile(r"\s*[(\[]\s*"), re.compile(r"\s*[)\]]\s*")
 
@@ -41,7 +42,7 @@ def read_object(path: Path) -> tuple[dict, str]:
     """Return the JSON object of a file, and the first 12 hex digits of the file's SHA-256; ValueError when it is broken."""
     raw = path.read_bytes()
     try:
-        content = json.loads(raw)
+        content = loads(raw)
     except ValueError as error:
         raise ValueError(f"{path}: must be JSON, is broken: {error}; is the file cut short?") from None
     if not isinstance(content, dict):

@@ -1,6 +1,7 @@
 """Features of frozen encoders on disk, so that a second run does not compute them again. Data only: plain arrays, written whole or not at all."""
 import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ovdense.compat.atomic import NotWritten, atomic_write
 from ovdense.compat.paths import cache_root
+from ovdense.compat.tensor_files import require_honest_zip
 
 
 class FeatureFiles:
@@ -25,10 +27,13 @@ class FeatureFiles:
 
     def get(self, key: bytes) -> list[Tensor] | None:
         """Return the tensors kept under `key`; None where there are none, or where a file is broken (it is then made anew)."""
+        path = self._path(key)
         try:
-            with np.load(self._path(key), allow_pickle=False) as file:
+            if zipfile.is_zipfile(path):
+                require_honest_zip(path)
+            with np.load(path, allow_pickle=False) as file:
                 return [torch.from_numpy(file[f"t{n}"]) for n in range(len(file.files))]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error):
             return None
 
     def put(self, key: bytes, tensors: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.compat.grounding import Span
+from ovdense.compat.json_text import loads
 
 
 def is_odvg(path: Path) -> bool:
@@ -27,15 +28,19 @@ def has_phrases(content: Any) -> bool:
 def read_odvg(path: Path) -> dict:
     """Return the content of an ODVG file in MDETR's form; ValueError names the line that is broken."""
     images, annotations = [], []
-    with open(path, encoding="utf8") as file:
+    with open(path, "rb") as file:
         for n, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{path}: line {n}"
             try:
-                entry = json.loads(line)
+                entry = loads(line.decode("utf8"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: must be JSON, broken at column {error.colno}: {error.msg}; is the file cut short?") from None
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: must be JSON in UTF-8, byte {error.start} is not: {error.reason}") from None
+            if not isinstance(entry, dict):
+                raise ValueError(f"{where}: must be a JSON object, got {type(entry).__name__}")
             missing = [k for k in ("filename", "height", "width") if k not in entry]
             if missing or not ({"grounding", "detection"} & set(entry)):
                 raise ValueError(f"{where}: must have filename, height, width, and grounding or detection, got {sorted(entry)}")

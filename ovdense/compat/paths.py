@@ -14,6 +14,11 @@ def data_path(relative: str | Path, data_root: str | Path | None = None) -> Path
     return root / relative
 
 
+def path_below(folder: str | Path, name: str) -> Path:
+    """Return where a file that an annotation names goes below `folder`: parts that lead out of it ("..", a leading "/") are dropped."""
+    return Path(folder, *(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")))
+
+
 def describe_data_root(data_root: str | Path | None = None) -> str:
     """Return which folder is the data root, what set it, and up to 5 of its entries, for error messages."""
     root = data_path("", data_root)

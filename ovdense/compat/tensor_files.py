@@ -41,7 +41,7 @@ ALLOWED = [
     *(type(np.dtype(t)) for t in _NUMBERS),
 ]
 _BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError, zipfile.BadZipFile,
-           MemoryError, OverflowError)  # fmt: skip
+           MemoryError, OverflowError, RecursionError)  # fmt: skip
 
 
 def read_tensors(path: str | Path, map_location: Any = "cpu", what: str = "a checkpoint") -> dict[str, Any]:
@@ -69,19 +69,19 @@ def read_tensors(path: str | Path, map_location: Any = "cpu", what: str = "a che
     return content
 
 
-class _Refused(Exception):
+class _Refused(ValueError):
     pass
 
 
 def _torch(path: Path, map_location: Any) -> Any:
     if zipfile.is_zipfile(path):
-        _require_honest(path)
+        require_honest_zip(path)
     with torch.serialization.safe_globals(ALLOWED):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def _require_honest(path: Path) -> None:
-    """Refuse an archive whose members unpack to far more than the file's size, or of a number that no checkpoint has."""
+def require_honest_zip(path: Path) -> None:
+    """Raise ValueError for an archive whose members would unpack to far more than the file's size."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     grown, size = sum(m.file_size for m in members), path.stat().st_size

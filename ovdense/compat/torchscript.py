@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovdense.compat.tensor_files import require_honest_zip
+
 _DTYPES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64, "LongStorage": torch.int64,
     "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
@@ -76,15 +78,16 @@ def is_torchscript(path: Path) -> bool:
 
 def torchscript_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors of the archive by dotted name, as `torch.jit.load(path).state_dict()` has them (and plain tensor attributes)."""
+    require_honest_zip(path)
     with zipfile.ZipFile(path) as archive:
         folder = next((name.partition("/")[0] for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")), None)
         if folder is None:
             raise ValueError(f"{path} must be a TorchScript archive with data.pkl")
         try:
-            root = _Reader(archive, folder).load()
-        except (pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
-            raise ValueError(f"{path} could not be read as an archive of weights: {error}") from error
-    return dict(_walk(root, ""))
+            return dict(_walk(_Reader(archive, folder).load(), ""))
+        except Exception as error:  # a broken pickle raises almost anything
+            said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ValueError(f"{path} could not be read as an archive of weights: {said}") from None
 
 
 def _walk(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -4,8 +4,14 @@ from pathlib import Path
 
 
 def split_names(split_file: Path) -> tuple[str, ...]:
-    """Return the image names that .../ImageSets/Main/NAME.txt lists; ValueError when one is there twice."""
-    names = tuple(line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip())
+    """Return the image names that .../ImageSets/Main/NAME.txt lists; ValueError when one is there twice, or the file is no list of names."""
+    try:
+        names = tuple(line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{split_file} must be a list of image names in UTF-8, byte {error.start} is not: {error.reason}") from None
+    strange = next((name for name in names if len(name) > 200 or not name.isprintable() or ".." in name.split("/")), None)
+    if strange is not None:
+        raise ValueError(f"{split_file} must be a list of image names, one a line, got {strange[:40]!r}")
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ovdense.compat.json_text import loads
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
 from ovdense.compat.xml import read_xml
 from ovdense.data.entry_checks import check_annotations, check_categories, check_images
@@ -59,8 +60,7 @@ def near(name: str, known: Sequence[str]) -> str:
 def read_json(path: Path) -> object:
     """Return the content of a JSON file; ValueError with line and column when it is broken."""
     try:
-        with open(path, encoding="utf8") as file:
-            return json.load(file)
+        return loads(Path(path).read_text(encoding="utf8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: must be JSON, broken at line {error.lineno} column {error.colno}: {error.msg}; is the file cut short?") from None
     except UnicodeDecodeError as error:

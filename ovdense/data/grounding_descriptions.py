@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ovdense.compat.json_text import loads
+
 Layout = Literal["lines", "numbered"]
 _NUMBERED = re.compile(
     r"1\. Visually concrete objects and descriptions:(.*?) 2\. Objects that can be confused with the above objects:(.*?) 3\. Negative captions:(.*)", re.DOTALL
@@ -34,7 +36,7 @@ def parse_grounding_output(text: Any, where: str = "gpt3_output") -> GroundingOu
     values = []
     for section, name in zip(sections, _SECTIONS):
         try:
-            values.append(json.loads(section))
+            values.append(loads(section))
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: the {name} must be JSON, but {error}, in {section[:80]!r}") from None
     described, confusable, captions = values

@@ -5,7 +5,6 @@ vocabulary by name. Pixels of classes that are not asked for count for nothing (
 serve VOC with and without background, and training on a part of the names.
 """
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ovdense.compat.images import BrokenImage
 from ovdense.compat.voc import image_ids, split_names
-from ovdense.data.annotations import near
+from ovdense.data.annotations import near, read_json
 from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, _as_vocabulary, _found, require_images
 from ovdense.data.masks import paint
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
@@ -149,7 +148,7 @@ def known_classes(classes: Mapping[int, str] | str | Path | Sequence[str], first
         return {value: target[k] for k, value in sorted((int(k), value) for value, k in enumerate(table.tolist()) if 0 <= k < len(target))}
     if isinstance(classes, (str, Path)):
         path = Path(_found(classes, data_root))
-        content = json.loads(path.read_text(encoding="utf8")) if path.suffix == ".json" and path.is_file() else None
+        content = read_json(path) if path.suffix == ".json" and path.is_file() else None
         if isinstance(content, dict) and content and all(k.isdigit() and isinstance(v, str) for k, v in content.items()):
             classes = {int(k): v for k, v in content.items()}
         else:

@@ -1,11 +1,11 @@
 """Several results side by side: numbers, and the protocol lines in which they differ; one Markdown table of many runs."""
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from ovdense.compat.json_text import loads
 from ovdense.evaluation.report import format_number
 
 MISSING = "-"
@@ -16,7 +16,7 @@ def read_report(path: str | Path) -> dict:
     """Return {"metrics", "protocol", ...} of a file that `write_report` wrote, null as nan; ValueError for anything else."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
+        content = loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"a result must be an existing file, got {path}") from None
     except (ValueError, UnicodeDecodeError) as error:

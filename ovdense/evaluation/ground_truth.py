@@ -4,7 +4,6 @@ Classes are matched to the file's categories by name, images by id; what does no
 """
 import difflib
 import hashlib
-import json
 from array import array
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.json_text import loads
 from ovdense.compat.paths import data_path, describe_data_root
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
 from ovdense.compat.xml import read_xml
@@ -71,7 +71,7 @@ def load_ground_truth(path: Path, *, federated: bool, masks: bool = False) -> Gr
     """
     raw = path.read_bytes()
     try:
-        content = json.loads(raw, object_hook=_compact if masks else _without_segmentation)
+        content = loads(raw, object_hook=_compact if masks else _without_segmentation)
     except ValueError as error:
         raise ValueError(f"{path}: must be JSON, is broken: {error}; is the file cut short?") from None
     image_fields = ("id", "neg_category_ids", "not_exhaustive_category_ids") if federated else ("id",)
@@ -110,6 +110,9 @@ def _compact(entry: dict) -> dict:
 def _check_references(lists: dict[str, tuple[dict, ...]], path: Path) -> None:
     """Raise ValueError for ids that are there twice, and for annotations of unknown images or categories."""
     for key in ("images", "categories"):
+        strange = [e["id"] for e in lists[key] if not isinstance(e["id"], int) or isinstance(e["id"], bool) or abs(e["id"]) >= 2**63]
+        if strange:
+            raise ValueError(f"{path}: {key}: ids must be integers of at most 63 bits, {len(strange)} are not, such as {strange[0]!r:.60}")
         twice = [i for i, count in Counter(e["id"] for e in lists[key]).items() if count > 1]
         if twice:
             raise ValueError(f"{path}: {key}: ids must be unique, {len(twice)} are there twice, such as {twice[0]!r}")

@@ -2,6 +2,8 @@
 
 `read_checkpoint` reads; `AtomicCheckpointHook` writes (temporary file, then rename; older files go only afterwards).
 """
+import hashlib
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +90,7 @@ def newest_readable(folder: str | Path) -> Path | None:
     for _, path in found:
         try:
             read_checkpoint(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             print_log(f"left aside: {error}", logger="current", level=30)
         else:
             return path
@@ -96,15 +98,29 @@ def newest_readable(folder: str | Path) -> Path | None:
 
 
 def install_safe_loading() -> None:
-    """Make MMEngine read local checkpoints with `read_checkpoint`; its own loader runs what is in a file that it does not know."""
+    """Make MMEngine read local checkpoints with `read_checkpoint`, and none from elsewhere: its own loaders run what is in a file that they do not know.
+
+    Done when this module is imported, as any config with `AtomicCheckpointHook` does.
+    """
 
     def load_from_local(filename: str, map_location: Any) -> dict[str, Any]:
         content = read_checkpoint(filename, map_location)
         if "state_dict" not in content and isinstance(content.get("model"), dict):
             content["state_dict"] = content.pop("model")  # MMEngine does not look there
+        broken = [k for k, v in content.get("state_dict", {}).items() if isinstance(v, Tensor) and v.is_floating_point() and bool(v.isnan().any())]
+        if broken:
+            raise ValueError(f"{filename} must hold numbers, but {len(broken)} tensors hold nan, such as {broken[0]}; the training that wrote it has diverged")
         return content
 
+    def load_from_elsewhere(filename: str, map_location: Any) -> dict[str, Any]:
+        raise ValueError(f"weights must be a file of this machine, nothing is fetched, got {filename}; download it and give its path")
+
+    for prefix in [p for p in CheckpointLoader._schemes if p]:
+        CheckpointLoader.register_scheme(prefixes=prefix, loader=load_from_elsewhere, force=True)
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+
+
+install_safe_loading()
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -143,6 +159,10 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
+        steps = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        if not self.by_epoch and self.interval % steps:
+            raise ValueError(f"checkpoints must fall on whole optimiser steps, of {steps} iterations each, got an interval of {self.interval}: gradients in "
+                             f"between are in no checkpoint; set default_hooks.checkpoint.interval to a multiple of {steps}")
         self.backend_args = self.backend_args or {"backend": BACKEND}
         super().before_train(runner)
         if is_main_process():
@@ -169,6 +189,15 @@ class AtomicCheckpointHook(CheckpointHook):
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """Write the checkpoint with `published_keys` only, whole or not at all, under MMEngine's name for it."""
+        if is_main_process():
+            kept = {k: v for k, v in read_checkpoint(ckpt_path).items() if k in self.published_keys}
+            file = io.BytesIO()
+            torch.save(kept, file)
+            path = Path(ckpt_path)
+            replace_file(path.with_name(f"{path.stem}-{hashlib.sha256(file.getbuffer()).hexdigest()[:8]}.pth"), file.getvalue())
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not isinstance(self.file_backend, AtomicBackend):

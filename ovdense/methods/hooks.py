@@ -1,7 +1,9 @@
 """MMEngine hooks that every method needs: the vocabulary before a test, runs that can be repeated and resumed, and broken images counted."""
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -49,12 +51,18 @@ class VocabularyHook(Hook):
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seed torch before each training iteration from (seed, iteration, rank): dropout repeats itself after a resume."""
+    """Seed PyTorch, Python's random and NumPy before each training iteration from (seed, iteration, rank).
+
+    So nothing that is drawn in a step, such as dropout, depends on what was drawn before: a resumed run repeats it to the bit.
+    """
 
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        torch.manual_seed((runner.seed or 0) * 1_000_003 + runner.iter * 64 + runner.rank)
+        seed = (runner.seed or 0) * 1_000_003 + runner.iter * 64 + runner.rank
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
 
 
 @HOOKS.register_module()

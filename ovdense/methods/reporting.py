@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovdense.compat.images import write_picture
+from ovdense.compat.paths import path_below
 from ovdense.evaluation.base import ReportedMetric
 from ovdense.evaluation.protocol import merged, software, weights_fingerprint
 from ovdense.evaluation.records import as_detections, detection_record, masks_of
@@ -120,7 +121,7 @@ class PredictionWriter(ReportedMetric):
         return {"image_id": found.image_id, "file_name": np.frombuffer(file_name.encode(), dtype=np.uint8)}
 
     def _png(self, file_name: str) -> Path:
-        return (Path(self.path).with_suffix("") / file_name.lstrip("/")).with_suffix(".png")
+        return path_below(Path(self.path).with_suffix(""), file_name).with_suffix(".png")
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         names = self.dataset_meta["classes"]
@@ -159,7 +160,7 @@ class OverlayHook(Hook):
         dataset = runner.test_dataloader.dataset
         for target, sample in zip(data_batch["targets"], outputs, strict=True):
             image = read_image(str(dataset.image_folder / target.file_name))
-            path = (self.folder / target.file_name.lstrip("/")).with_suffix(".jpg")
+            path = path_below(self.folder, target.file_name).with_suffix(".jpg")
             write_picture(path, self._draw(image, target, sample, dataset), quality=92)
 
     def _draw(self, image: np.ndarray, target: ImageTarget, sample: Any, dataset: Any) -> np.ndarray:

@@ -158,7 +158,7 @@ class SupportMasker:
         given = support.details.get("foreground")
         if given is not None:
             path = support.path.parent / given
-            inside = np.asarray(Image.open(path).convert("L")) > 0
+            inside = _mask_of(path)
             if inside.shape != image.shape[:2]:
                 raise ValueError(f"{path}: a mask must have its image's size {image.shape[:2]}, got {inside.shape}")
             foreground = torch.from_numpy(inside)
@@ -172,9 +172,34 @@ class SupportMasker:
         """Return the class's heat in 0..1 at the image's size."""
         stored = support.details.get("heat")
         if stored is not None:
-            raw_HW = torch.from_numpy(np.load(support.path.parent / stored, allow_pickle=False))
+            raw_HW = _heat_of(support.path.parent / stored)
         elif self.heat_of is not None:
             raw_HW = self.heat_of(image, entry)
         else:
             raise ValueError(f"{support.path} must come with a heat map or a mask; give heat_of=, such as a dense encoder's similarity to the name")
         return spread_heat(F.relu(raw_HW)[None].float(), tuple(image.shape[:2]))[0]
+
+
+def _mask_of(path: Path) -> np.ndarray:
+    """Return (H, W) bool, where the picture is not black; FileNotFoundError or ValueError names it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the mask of a support image must be an existing file, got {path}")
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L")) > 0
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} must be the mask of a support image, cannot be read: {error}") from None
+
+
+def _heat_of(path: Path) -> Tensor:
+    """Return the (h, w) numbers of a stored heat map; FileNotFoundError or ValueError names it. Nothing in the file can run code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the heat map of a support image must be an existing file, got {path}")
+    try:
+        heat_HW = np.load(path, allow_pickle=False, mmap_mode="r")  # a map: what the head promises and the file does not hold is refused
+        if not isinstance(heat_HW, np.ndarray) or heat_HW.ndim != 2 or heat_HW.dtype.kind != "f" or not np.isfinite(heat_HW).all():
+            raise ValueError("it must hold finite numbers of shape (H, W)")
+        return torch.from_numpy(np.array(heat_HW))
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path} must be a heat map of a support image, but {str(error).splitlines()[0][:200] or type(error).__name__}; "
+                         f"remove {path.parent}, the set is made again") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ovdense.compat.atomic import append_to, replace_file
+from ovdense.compat.json_text import loads
 
 KEY_BYTES = 16
 FORMAT = 1
@@ -31,8 +32,8 @@ class EmbeddingPool:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {"format": FORMAT, "width": width}
         path = self.folder / "pool.json"
-        if path.is_file() and json.loads(path.read_text()) != about:
-            raise ValueError(f"{path} must say {about}, got {path.read_text()[:80]}; it belongs to another encoder, remove {self.folder}")
+        if path.is_file() and _said(path) != about:
+            raise ValueError(f"{path} must say {about}, got {_said(path)!r:.80}; it belongs to another encoder or is damaged, remove {self.folder}")
         if not path.is_file():
             replace_file(path, json.dumps(about))
         self.refresh()
@@ -116,12 +117,20 @@ class PoolWriter:
         if rows_ND.shape != (len(keys), self._width) or rows_ND.dtype != np.float32:
             raise ValueError(f"rows must be float32 of shape {(len(keys), self._width)}, got {rows_ND.dtype} {rows_ND.shape}")
         lines = [json.dumps([str(path), stat.st_size, stat.st_mtime_ns, key.hex()], ensure_ascii=False) + "\n" for path, stat, key in files]
-        for file, content in ((self._rows, rows_ND.tobytes()), (self._keys, b"".join(keys)), (self._files, "".join(lines).encode())):
-            append_to(file, content)
+        append_to([(self._rows, rows_ND.tobytes()), (self._keys, b"".join(keys)), (self._files, "".join(lines).encode())])
 
     def close(self) -> None:
         for file in (self._rows, self._keys, self._files, self._lock):
             file.close()
+
+
+def _said(path: Path) -> object:
+    """Return the JSON in a file, the beginning of what is no JSON."""
+    content = path.read_bytes()
+    try:
+        return loads(content)
+    except ValueError:
+        return content[:40]
 
 
 def _whole_lines(path: Path) -> int:
@@ -134,8 +143,8 @@ def _read_files(path: Path) -> dict[str, tuple[int, int, bytes]]:
     found = {}
     for line in path.read_bytes().split(b"\n"):
         try:
-            name, size, time, key = json.loads(line)
+            name, size, time, key = loads(line)
             found[name] = (size, time, bytes.fromhex(key))
-        except (ValueError, TypeError):  # the last line of a killed process, or nothing after the last newline
+        except (ValueError, TypeError, RecursionError):  # the last line of a killed process, or nothing after the last newline
             continue
     return found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ovdense.compat.atomic import replace_file
+from ovdense.compat.json_text import loads
 from ovdense.compat.paths import cache_root
 from ovdense.structures import ClassBank, ClassEntry
 from ovdense.support.kmeans import MEMORY_BYTES
@@ -112,7 +113,7 @@ def load_bank(path: str | Path) -> tuple[list[PrototypeBank], tuple[str, ...], d
     try:
         with safe_open(path, framework="pt") as file:
             about, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-        names, provenance = tuple(json.loads(about["names"])), json.loads(about["provenance"])
+        names, provenance = tuple(loads(about["names"])), loads(about["provenance"])
         if about["format"] != f"ovdense prototypes {FORMAT}":
             raise ValueError(f"its format is {about['format']!r}")
         banks = []

@@ -20,6 +20,7 @@ from torch import Tensor
 from ovdense.compat.atomic import atomic_write
 from ovdense.compat.images import SUFFIXES, decode_upright
 from ovdense.compat.paths import cache_root
+from ovdense.compat.ranks import gather_json
 from ovdense.support.pool import EmbeddingPool, content_key
 
 Engine = Literal["exact", "faiss"]
@@ -88,9 +89,9 @@ class ImageIndex:
         else:
             found = self._approximate(queries_QD, k, start, stop, factory, nprobe)
         if world > 1:
-            parts: list = [None] * world
-            torch.distributed.all_gather_object(parts, found)
-            found = [_merged([part[q] for part in parts], k) for q in range(len(queries_QD))]
+            parts = gather_json([[position.tolist(), score.tolist()] for position, score in found])  # float32 goes through JSON and back to the bit
+            found = [_merged([(torch.tensor(p, dtype=torch.int64), torch.tensor(s, dtype=torch.float32)) for p, s in (part[q] for part in parts)], k)
+                     for q in range(len(queries_QD))]  # fmt: skip
         return Retrieved(position_Qk=torch.stack([p for p, _ in found]), score_Qk=torch.stack([s for _, s in found]))
 
     def _exact(self, queries_QD: Tensor, k: int, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
@@ -194,9 +195,7 @@ def index_images(
         mine = unknown[dist.get_rank() :: dist.get_world_size()]
         skipped = _embed_files(mine, embedder, pool, batch_size, progress and dist.is_main_process())
         if dist.get_world_size() > 1:
-            parts: list = [None] * dist.get_world_size()
-            torch.distributed.all_gather_object(parts, skipped)
-            skipped = {path: reason for part in parts for path, reason in part.items()}
+            skipped = {Path(path): reason for part in gather_json([[str(p), r] for p, r in skipped.items()]) for path, reason in part}
         pool.refresh()
         keys.update({path: pool.known_file(path) for path in unknown})
         for path in unknown:

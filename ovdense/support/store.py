@@ -16,6 +16,7 @@ import numpy as np
 
 from ovdense.compat.atomic import append_whole, remove_left, replace_file
 from ovdense.compat.images import read_upright, write_picture
+from ovdense.compat.json_text import loads
 from ovdense.compat.paths import cache_root
 
 FORMAT = 1
@@ -69,7 +70,7 @@ class SupportStore:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf8"))
+            content = loads(path.read_text(encoding="utf8"))
             images = tuple(_image_of(row, path.parent) for row in content["images"])
             return SupportSet(name=content["name"], images=images, made_with=content["made_with"])
         except (KeyError, TypeError, ValueError) as error:
@@ -156,7 +157,7 @@ def _whole_rows(path: Path):
         return
     for line in path.read_text(encoding="utf8").splitlines():
         try:
-            row = json.loads(line)
+            row = loads(line)
         except ValueError:
             return
         if not isinstance(row, dict) or not {"file", "sha256", "details"} <= set(row):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ovdense.compat.atomic import append_whole
+from ovdense.compat.json_text import loads
 from ovdense.structures import ClassEntry
 
 _KEYS = ("model", "prompt", "class", "name", "answer", "error")
@@ -44,7 +45,7 @@ class AnswerCache:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = loads(line)
                 if not isinstance(row, dict) or set(row) != set(_KEYS) or not all(isinstance(row[k], str) for k in _KEYS[:-1]):
                     raise ValueError(f"a line must be an object with {', '.join(_KEYS)}")
             except ValueError:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.compat.atomic import replace_file
+from ovdense.compat.json_text import loads
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.answer_cache import AnswerCache
 from ovdense.text.language_models import AskingError, Chat, LanguageModel, Stopped
@@ -91,8 +92,8 @@ def parse_answer(answer: str, entry: ClassEntry) -> ClassEntry:
     text = answer.strip()
     fenced = _FENCE.fullmatch(text)
     try:
-        said = json.loads(fenced.group(1) if fenced else text)
-    except (ValueError, RecursionError) as error:
+        said = loads(fenced.group(1) if fenced else text)
+    except ValueError as error:
         raise AnswerError(f"it must be a JSON object, but {error}") from None
     if not isinstance(said, dict) or set(said) != set(_ANSWER_KEYS):
         got = f"the keys {sorted(said)}" if isinstance(said, dict) else type(said).__name__

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ovdense.compat.json_text import loads
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.reading import Source, checked_text, checked_texts, read_json, write_json
 
@@ -27,7 +28,7 @@ def gpt3_fields(output: Any, what: str, where: Source) -> dict[str, Any]:
     if not isinstance(output, str):
         raise where.error(f"{what}: gpt3_output must be a string of JSON, got {output!r}")
     try:
-        said = json.loads(output)
+        said = loads(output)
     except json.JSONDecodeError as error:
         raise where.error(f"{what}: gpt3_output must be JSON, but {error}; correct or drop the entry") from None
     if not isinstance(said, dict):

@@ -1,11 +1,12 @@
 """Language models that answer one chat at a time: what they all do, and a local folder of transformers. Servers: `chat_server`."""
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
+
+from ovdense.compat.json_text import loads
 
 Role = Literal["system", "user", "assistant"]
 Chat = Sequence[tuple[Role, str]]
@@ -137,7 +138,7 @@ def _check_folder(folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} must hold its weights as *.safetensors, found none; other formats can run code and are not read")
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in json.loads((folder / name).read_text(encoding="utf-8")):
+        if (folder / name).is_file() and "auto_map" in loads((folder / name).read_text(encoding="utf-8")):
             raise ValueError(f"{folder / name} asks for code of its own (auto_map), which is not run; take a model that transformers knows")
     return folder
 

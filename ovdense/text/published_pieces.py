@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ovdense.compat.json_text import loads
 from ovdense.text.prompts import DescriptionPiece, form_piece
 
 UNREADABLE = "object"
@@ -42,7 +43,7 @@ def published_name(name: str, *, split_parts: bool = True) -> str:
 def published_description(gpt3_output: str) -> PublishedDescription:
     """Return what the release reads; text that it cannot read is an "object" without a description."""
     try:
-        said = json.loads(gpt3_output.strip("\n"))
+        said = loads(gpt3_output.strip("\n"))
         parts, kind = said["description"].split("; "), said["type"]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return PublishedDescription()

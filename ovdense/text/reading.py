@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.compat.atomic import replace_file
+from ovdense.compat.json_text import loads
 
 
 class Source:
@@ -19,7 +20,7 @@ class Source:
 def read_json(path: Path, where: Source) -> Any:
     """Return the content of a JSON file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise where.error(f"the file must be JSON in UTF-8, but {error}; it may be cut short") from None
 

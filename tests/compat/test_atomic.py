@@ -15,6 +15,7 @@ import torch
 from ovdense.compat import atomic
 from ovdense.compat.atomic import NotWritten, append_whole, atomic_folder, atomic_write, remove_left, replace_file
 from ovdense.compat.images import read_upright, write_picture
+from ovdense.support.pool import EmbeddingPool
 
 
 def names(folder):
@@ -111,9 +112,26 @@ def test_full_disk__a_line_is_appended_whole_or_not_at_all(tmp_path, no_room):
     assert (tmp_path / "l").read_text() == "one\ntwo\n"
 
 
-def test_full_disk__a_real_one(tmp_path):
-    """A tmpfs of 64 KiB, in a mount namespace of its own; where none can be made, the limits above stand for it."""
+def test_full_disk__an_index_keeps_its_batches_and_their_keys(tmp_path, no_room):
+    """The vectors still find room, their keys and notes do not: neither is kept, and the next batch does not shift."""
+    width = 1000
+    writer = EmbeddingPool(tmp_path, width).writer()
+    stat = tmp_path.stat()
+    first, second = np.full((1, width), 1, np.float32), np.full((1, width), 2, np.float32)
+    writer.append([b"1" * 16], first, [(Path("one"), stat, b"1" * 16)])
+    with pytest.raises(NotWritten, match="shard-0000.files could not be written"):
+        writer.append([b"x" * 16], second * 9, [(Path("x" * 200_000), stat, b"x" * 16)])
+    writer.append([b"2" * 16], second, [(Path("two"), stat, b"2" * 16)])
+    writer.close()
+    pool = EmbeddingPool(tmp_path, width)
+    assert len(pool) == 2 and np.array_equal(pool.rows(pool.places([b"1" * 16, b"2" * 16])), np.concatenate([first, second]))
+
+
+def test_full_and_read_only__real_ones(tmp_path):
+    """A tmpfs of 64 KiB, then the same one read-only, in a mount namespace of its own; where none can be made, the limits above stand for it."""
     script = "from ovdense.compat.atomic import *\nimport sys\nreplace_file('m/f', b'old')\ntry: replace_file('m/f', bytes(10**6))\n" \
+             "except NotWritten as e: print(e, '|', open('m/f').read(), len(__import__('os').listdir('m')))\n" \
+             "__import__('subprocess').run(['mount', '-o', 'remount,ro', 'm'], check=True)\ntry: replace_file('m/f', b'new')\n" \
              "except NotWritten as e: print(e, '|', open('m/f').read(), len(__import__('os').listdir('m')))\n"  # fmt: skip
     (tmp_path / "m").mkdir()
     command = f"mount -t tmpfs -o size=64k none {tmp_path}/m && cd {tmp_path} && exec {sys.executable} -c \"$0\""
@@ -121,7 +139,8 @@ def test_full_disk__a_real_one(tmp_path):
     done = subprocess.run(["unshare", *root, "--mount", "sh", "-c", command, script], capture_output=True, text=True)
     if done.stderr.startswith(("unshare:", "mount:")):
         pytest.skip(f"no file system of its own here: {done.stderr.strip()}")
-    assert done.stdout == "m/f could not be written: the disk is full; free some space | old 1\n", done.stderr
+    assert done.stdout.splitlines() == ["m/f could not be written: the disk is full; free some space | old 1",
+                                        "m/f could not be written: the file system is read-only; choose another folder | old 1"], done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root; the next test asks the system's answer for it")
@@ -184,6 +203,27 @@ def test_atomic_folder__takes_the_place_of_the_old_one(tmp_path):
         (building / "half").touch()
         1 / 0  # noqa: B018
     assert names(tmp_path) == ["d"] and names(tmp_path / "d" / "sub") == ["new"]
+
+
+_FOLDER_WRITER = """
+import sys, time
+from ovdense.compat.atomic import atomic_folder
+with atomic_folder(sys.argv[1]) as folder:
+    (folder / "half").touch(); print("writing", flush=True); time.sleep(60)
+"""
+
+
+def test_atomic_folder__what_a_killed_writer_leaves(tmp_path):
+    replace_file(tmp_path / "d" / "old", b"")
+    writer = subprocess.Popen([sys.executable, "-c", _FOLDER_WRITER, str(tmp_path / "d")], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    assert remove_left(tmp_path) == 0 and len(names(tmp_path)) == 2, "its writer lives"
+    writer.kill()
+    writer.wait()
+    assert remove_left(tmp_path) == 1 and names(tmp_path) == ["d"] and names(tmp_path / "d") == ["old"]
+    (tmp_path / "d").rename(tmp_path / ".d.0123456789ab.ovdense.old")  # killed between the two renames
+    (tmp_path / ".d.ba9876543210.ovdense.part").mkdir()
+    assert remove_left(tmp_path) == 2 and names(tmp_path) == ["d"] and names(tmp_path / "d") == ["old"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])

@@ -72,6 +72,7 @@ def test_newest_readable__passes_over_broken_ones(tmp_path):
     for step in (9, 10):
         torch.save({"state_dict": {"w": torch.full((2,), float(step))}}, tmp_path / f"iter_{step}.pth")
     (tmp_path / "iter_11.pth").write_bytes((tmp_path / "iter_10.pth").read_bytes()[:200])
+    (tmp_path / "iter_12.pth").symlink_to(tmp_path / "gone.pth")
     torch.save({}, tmp_path / "best_iter_99.pth")
     assert newest_readable(tmp_path).name == "iter_10.pth"
     (tmp_path / "last_checkpoint").write_text("/elsewhere/iter_9.pth")
@@ -117,7 +118,8 @@ def _hook(folder, save, **arguments):
     """Return a hook in the middle of training, and its runner, which saves with `save`."""
     info = {}
     hub = SimpleNamespace(runtime_info=info, update_info=info.__setitem__, get_info=info.get)
-    runner = SimpleNamespace(work_dir=str(folder), logger=SimpleNamespace(info=print), message_hub=hub, iter=0, epoch=0, save_checkpoint=save)
+    runner = SimpleNamespace(work_dir=str(folder), logger=SimpleNamespace(info=print), message_hub=hub, iter=0, epoch=0, save_checkpoint=save,
+                             optim_wrapper=SimpleNamespace(_accumulative_counts=1))  # fmt: skip
     hook = AtomicCheckpointHook(interval=1, by_epoch=False, **arguments)
     hook.before_train(runner)
     return hook, runner
@@ -139,6 +141,24 @@ def test_hook__keeps_old_checkpoints_until_the_new_one_is_there(tmp_path):
         hook._save_checkpoint(runner)
     assert {p.name for p in tmp_path.iterdir()} == {"iter_2.pth", "last_checkpoint"}
     assert (tmp_path / "last_checkpoint").read_text().endswith("iter_2.pth")
+
+
+def test_hook__checkpoints_fall_on_whole_optimiser_steps(tmp_path):
+    hook, runner = _hook(tmp_path, None)
+    runner.optim_wrapper._accumulative_counts = 4
+    hook.interval = 8
+    hook.before_train(runner)
+    hook.interval = 6
+    with pytest.raises(ValueError, match="whole optimiser steps, of 4 iterations each, got an interval of 6"):
+        hook.before_train(runner)
+
+
+def test_hook__publishes_a_whole_file(tmp_path):
+    write_checkpoint(tmp_path / "iter_1.pth", {"state_dict": {"w": torch.ones(1)}, "optimizer": {}, "meta": {"iter": 1}})
+    hook, runner = _hook(tmp_path, None, published_keys=["state_dict"])
+    hook._publish_model(runner, str(tmp_path / "iter_1.pth"))
+    [published] = tmp_path.glob("iter_1-????????.pth")
+    assert list(read_checkpoint(published)) == ["state_dict"] and len(list(tmp_path.iterdir())) == 2
 
 
 def test_hook__best_checkpoint_goes_only_after_a_better_one_is_there(tmp_path):
