@@ -274,6 +274,29 @@ class OpenVocabPredictor:
         if batch:
             yield from self._run(batch, score_thr)
 
+    @torch.no_grad()
+    def heat_maps(self, image: ImageLike, texts: Asked | None = None) -> dict[str, np.ndarray]:
+        """Return how well every place of an image matches each class that is looked for: name -> (h, w) float32, at the method's own resolution.
+
+        Units are the method's own, more is better; `ovdense.drawing.draw_heat(photo, maps["cat"])` draws one. For methods that score places: all segmenters,
+        DesCo; NotImplementedError for MDETR.
+
+        >>> import numpy as np, ovdense
+        >>> model = ovdense.load("mini", device="cpu")
+        >>> sorted(model.heat_maps(np.full((96, 128, 3), 127, np.uint8), ["cat", "sofa"]))
+        ['background', 'cat', 'sofa']
+        """
+        if texts is not None:
+            self.set_vocabulary(texts)
+        if self.vocabulary is None:
+            raise ValueError("the classes must be known first; call set_vocabulary(...), or give texts")
+        sample = self._sample(load_image(image), 0)
+        data = self.model.data_preprocessor({"images": [sample["image"]], "targets": [sample["target"]]})
+        with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
+            maps = self.model.score_maps(data["images"], data["targets"])[0].float().cpu().numpy()
+        names = self._rivals[1].names if self._rivals is not None and self._rivals[0] is self.vocabulary else self.vocabulary.names
+        return {name: maps[k] for k, name in enumerate(names)}
+
     def _sample(self, image: np.ndarray, image_id: int) -> dict[str, Any]:
         sample = {"image": image, "image_id": image_id, "file_name": "", "original_size_hw": image.shape[:2], "rng": np.random.default_rng(0),
                   "boxes_xyxy": np.zeros((0, 4), dtype=np.float32), "labels": np.zeros(0, dtype=np.int64)}  # fmt: skip

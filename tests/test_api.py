@@ -213,3 +213,31 @@ def test_masks__boxes_get_them_and_label_maps_are_refined(model, predictor, tmp_
     assert torch.equal(mini(_photo(), ["cat"]).label_map_HW, sam.refine(_photo(), label, [0]))
     with pytest.raises(FileNotFoundError, match="SAM's weights must be a local file"):
         load("mini", device="cpu", masks=tmp_path / "sam_vit_b.pth")
+
+
+def test_heat_maps__the_best_place_of_a_class_is_its_best_box(predictor):
+    maps = predictor.heat_maps(_photo(), ["cat", "not: dog"])
+    assert list(maps) == ["cat"]
+    cat = maps["cat"]
+    found = predictor(_photo(), score_thr=0.0)
+    assert cat.dtype == np.float32 and cat.ndim == 2 and float(cat.max()) ** 0.5 == pytest.approx(float(found.scores[0]), abs=1e-4)
+
+
+def test_heat_maps__of_a_segmenter_say_what_its_label_map_says():
+    mini = load("mini", device="cpu")
+    mini.set_vocabulary(["cat", "sofa"])
+    photo = _photo()
+    maps = mini.heat_maps(photo)
+    best = np.stack([np.asarray(Image.fromarray(m).resize((140, 90), Image.Resampling.BILINEAR)) for m in maps.values()]).argmax(0)
+    assert list(maps) == ["background", "cat", "sofa"] and np.mean(best == mini(photo).label_map_HW.numpy()) > 0.9
+
+
+@pytest.mark.parametrize("name", ["denseclip_voc_photos", "mdetr_coco_photos"])
+def test_heat_maps__of_other_methods(name):
+    model = load(name, "random", device="cpu")
+    if name.startswith("mdetr"):
+        with pytest.raises(NotImplementedError, match="scores objects"):
+            model.heat_maps(_photo(), ["cat"])
+    else:
+        total = sum(model.heat_maps(_photo(), ["cat", "sofa"]).values())
+        np.testing.assert_allclose(total, 1, atol=1e-4)

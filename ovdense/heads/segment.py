@@ -49,6 +49,12 @@ def resized(logit_BKHW: Tensor, size_hw: Sequence[int]) -> Tensor:
     return F.interpolate(logit_BKHW, size=tuple(size_hw), mode="bilinear", align_corners=False)
 
 
+def without_padding(map_KHW: Tensor, size_hw: Sequence[int], padded_hw: Sequence[int]) -> Tensor:
+    """Return the part (K, h, w) of maps of any resolution that lies on the image, `size_hw` of the padded input's `padded_hw` pixels; at least one place."""
+    h, w = (max(1, round(full * part / padded)) for full, part, padded in zip(map_KHW.shape[-2:], size_hw, padded_hw))
+    return map_KHW[:, :h, :w]
+
+
 def best_class(score_KHW: Tensor, input_hw: tuple[int, int], target: ImageTarget) -> Tensor:
     """Return (H, W) int64 at the file's size: the class with the largest score, the first of equals.
 

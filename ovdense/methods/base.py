@@ -121,6 +121,13 @@ class OpenVocabModel(BaseModel):
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return each image's results for the vocabulary that was set."""
 
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
+        """Return how well every place of each image matches every class, (K, h, w): the vocabulary's classes, any resolution, padding cut off.
+
+        The units are the method's own (cosines, probabilities); more is better. For methods that score places; NotImplementedError says so of the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} scores objects, not places, so that it has no heat maps; DesCo and all segmenters have")
+
     def protocol(self) -> dict[str, Any]:
         """Return what a number measured with this model depends on: stored and printed with every result."""
         known = {"vocabulary_sha256": self.vocabulary.fingerprint()} if self.vocabulary else {}

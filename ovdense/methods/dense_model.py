@@ -43,10 +43,13 @@ class TrainingFreeSegmenter(OpenVocabModel):
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the label map of each image at its file's size."""
+        return self.decode(self.score_maps(images, targets), targets)
+
+    @torch.no_grad()
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         if self._text is None:
             raise ValueError("the classes must be known first; call set_vocabulary(...)")
-        scored = [self.score(self.encode_image(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
-        return self.decode(scored, targets)
+        return [self.score(self.encode_image(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
 
     def decode(self, scored: Sequence[Tensor], targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the best class of every pixel of the file; scores are resized bilinearly first."""

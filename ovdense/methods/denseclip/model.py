@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.heads.segment import label_maps, resized, slide
+from ovdense.heads.segment import label_maps, resized, slide, without_padding
 from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.denseclip.backbones import PairedBackbone
 from ovdense.methods.denseclip.decoders import stacked_labels
@@ -187,6 +187,19 @@ class DenseClip(OpenVocabModel):
             score = resized(self._windows(view.flip(3) if mirrored else view), size_hw).softmax(1)
             total = total + (score.flip(3) if mirrored else score)
         return total / len(self.test.views)
+
+    @torch.no_grad()
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
+        """Return each class's probability at every place; of a detector the cosines of its pixel-text maps over tau, as probabilities too."""
+        if self.decoder.task == "semantic":
+            score = self.segment(images)
+            score = score.softmax(1) if self.test.views == [(1.0, False)] else score
+        else:
+            _, pixels = self.compare(self.encode_image(images), self.text())
+            if pixels is None:
+                raise NotImplementedError("a detector without language has no heat maps of texts")
+            score = (pixels.score_BKHW / pixels.tau).softmax(1)
+        return [without_padding(s, t.size_hw, tuple(images.shape[-2:])) for s, t in zip(score, targets, strict=True)]
 
     def _windows(self, images: Tensor) -> Tensor:
         text = self.text()

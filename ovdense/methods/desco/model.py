@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.heads.decode import select_detections
+from ovdense.heads.segment import without_padding
 from ovdense.heads.similarity import pool_tokens
 from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.desco.criterion import DescoCriterion
@@ -244,6 +245,20 @@ class Desco(OpenVocabModel):
             own = [FeatureMap(tensor_BCHW=f.tensor_BCHW[b : b + 1], stride=f.stride) for f in features]
             results += self.decode(self.score(own, self.promising(own, text)), [target])
         return results
+
+    @torch.no_grad()
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
+        """Return each class's score times centerness, 0..1, at the finest level's places: the largest of all levels."""
+        text, features = self.text(), self.encode_image(images)
+        sizes = [tuple(f.tensor_BCHW.shape[-2:]) for f in features]
+        maps = images.new_zeros(len(images), len(self.vocabulary), *sizes[0])
+        for chunk in self.score(features, text):
+            for b, found in enumerate(chunk):
+                score_KQ = (found.score_QK * found.centerness_Q[:, None]).T
+                for level, size_hw in zip(score_KQ.split(found.num_per_level, 1), sizes):
+                    spread = F.interpolate(level.unflatten(1, size_hw)[None].to(maps), size=sizes[0], mode="nearest")[0]
+                    maps[b, found.classes] = maps[b, found.classes].maximum(spread)
+        return [without_padding(m, t.size_hw, tuple(images.shape[-2:])) for m, t in zip(maps, targets, strict=True)]
 
     @torch.no_grad()
     def promising(self, features: Sequence[FeatureMap], text: Sequence[EncodedChunk]) -> list[EncodedChunk]:

@@ -248,6 +248,21 @@ class OVDiff(OpenVocabModel):
             out.append(self.answer(self.encode_image(image[None])[0], image, target))
         return out
 
+    @torch.no_grad()
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
+        """Return the cosine of every place with the best prototype of each class that the pre-filter lets through, 0 of the others."""
+        text, out = self.encode_text(self.vocabulary), []
+        for image, target in zip(images, targets, strict=True):
+            image = image[:, : target.size_hw[0], : target.size_hw[1]]
+            active = self.active_classes(image, text, self.vocabulary)
+            score = mean_scores(self.encode_image(image[None])[0], text.banks, active, tuple(image.shape[1:]), self.test.background == "prototypes")
+            maps = score.new_zeros(len(self.vocabulary), *score.shape[1:])
+            maps[list(text.class_indices)] = score[1:].clamp(min=0)
+            if text.background_index is not None:
+                maps[text.background_index] = score[0].clamp(min=0)
+            out.append(maps)
+        return out
+
     def answer(self, places: Sequence[PlaceFeatures], image_3HW: Tensor, target: ImageTarget, filtered: bool = True) -> Results:
         """Return the label map of an image (0..1, without padding) from its features; `filtered` False leaves the pre-filter out."""
         text, size_hw = self.encode_text(self.vocabulary), tuple(image_3HW.shape[1:])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ovdense.compat.mm_parts import deeplab_plus_head, seg_resnet
 from ovdense.compat.paths import data_path
 from ovdense.compat.weights import load_checked, read_state_dict
-from ovdense.heads.segment import label_maps, resized
+from ovdense.heads.segment import label_maps, resized, without_padding
 from ovdense.losses import pixel_cross_entropy
 from ovdense.methods.base import OpenVocabModel
 from ovdense.registry import MODELS
@@ -96,6 +96,12 @@ class RecoPlus(OpenVocabModel):
             raise ValueError("the classes must be known first; call set_vocabulary(...)")
         logit_BKHW = self.score(self.encode_image(images), self.encode_text(self.vocabulary))
         return label_maps(logit_BKHW, targets, self.vocabulary.names, tuple(images.shape[2:]))
+
+    @torch.no_grad()
+    def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
+        """Return each asked class's probability among the asked ones at every place."""
+        score = self.score(self.encode_image(images), self.encode_text(self.vocabulary)).softmax(1)
+        return [without_padding(s, t.size_hw, tuple(images.shape[-2:])) for s, t in zip(score, targets, strict=True)]
 
     def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:
         """Return the cross entropy over the pixels that have a label, and the share of them that is right."""
