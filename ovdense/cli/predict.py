@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
                         help="checkpoint (default: the newest one in work_dirs/<config name>; none for a method that is not trained)")  # fmt: skip
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change the config, such as model.background_thr=0.6")
     parser.add_argument("--masks", metavar="FILE", help="weights of SAM (vit_b, vit_l or vit_h): boxes get masks by it, label maps its borders")
+    parser.add_argument("--heat", action="store_true", help="write NAME_heat.jpg beside each picture: how well its places match each class; not for MDETR")
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")
     parser.add_argument("--out", default="demo_out", metavar="DIR", help="folder for what is written (default: %(default)s)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
@@ -166,7 +167,7 @@ def _predict(predictor: Any, files: Sequence[Path], args: argparse.Namespace) ->
     """Predict and draw each file, one at a time; return what was found."""
     from ovdense.compat.atomic import replace_file
     from ovdense.compat.images import load_image, write_picture
-    from ovdense.drawing import contact_sheet
+    from ovdense.drawing import contact_sheet, heat_sheet
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -184,6 +185,9 @@ def _predict(predictor: Any, files: Sequence[Path], args: argparse.Namespace) ->
             picture, names = results.draw(score_thr=args.score_thr), results.names
             found.add(file, replace(results, source=file), args.score_thr)
             write_picture(out / f"{name}.jpg", picture, quality=92)
+            if args.heat:
+                maps = predictor.heat_maps(image)
+                write_picture(out / f"{name}_heat.jpg", heat_sheet(image, list(maps.values()), list(maps)), quality=92)
             if len(drawn) < 24:
                 drawn.append(picture)
     if len(drawn) > 1:

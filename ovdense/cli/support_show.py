@@ -42,34 +42,37 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         rows = []
         for name in parse_queries(args.texts):
             rows.append(class_row(model, name, model.builder.said(ClassEntry(name=name)), contexts, args.columns))
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         write_picture(args.out, np.concatenate(rows), **({"quality": 90} if Path(args.out).suffix.lower() in (".jpg", ".jpeg") else {}))
-    print(f"written: {args.out}; the square is the seed, brighter is supported more")
+    print(f"written: {args.out}; the frame is the seed, brighter is supported more")
     return 0
 
 
 def class_row(model, name: str, said: Sequence[str], contexts, columns: int, px: int = 160):
-    """Return one class's picture (H, W, 3): a caption, the images, and below them the support maps with their seeds."""
+    """Return one class's picture (H, W, 3): a title, the images, and below them the support maps, all on one scale; frames are the seeds."""
     import numpy as np
-    from PIL import Image, ImageDraw
 
     from ovdense.data.center_crop import center_square
+    from ovdense.drawing import draw_heat, named_rows
+    from ovdense.drawing.canvas import blend_frame
 
     found, support = model.builder.cosegment(said, contexts)
     height, width = found.support_NHW.shape[1:]
-    sheet = Image.new("RGB", (columns * px, 2 * px + 18), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((4, 3), f"{name}: {len(support)} images, similarity {support.images[0].details['similarity']:.2f} ... "
-                      f"{support.images[-1].details['similarity']:.2f}", fill="black")  # fmt: skip
-    low, high = float(found.support_NHW.min()), float(found.support_NHW.max())
+    maps = found.support_NHW.cpu().numpy()
+    low, high = float(maps.min()), float(maps.max())
+    pictures, heats = [], []
     for n, image in enumerate(support.images[:columns]):
-        picture = Image.fromarray(center_square(image.read(), px))
-        share = ((found.support_NHW[n].cpu().numpy() - low) / max(high - low, 1e-9) * 255).astype(np.uint8)
-        heat = Image.fromarray(share).resize((px, px), Image.Resampling.BILINEAR)
+        picture = center_square(image.read(), px)
         y, x = found.seed_yx_N2[n].tolist()
-        box = [n * px + x * px / width, 18 + y * px / height, n * px + (x + 1) * px / width, 18 + (y + 1) * px / height]
-        sheet.paste(picture, (n * px, 18))
-        sheet.paste(Image.blend(picture.convert("L"), heat, 0.75).convert("RGB"), (n * px, 18 + px))
-        for down in (0, px):
-            draw.rectangle([box[0], box[1] + down, box[2], box[3] + down], outline=(255, 40, 40), width=3)
-    return np.asarray(sheet)
-
+        box = (x * px / width, y * px / height, (x + 1) * px / width, (y + 1) * px / height)
+        for row, drawn in ((pictures, picture), (heats, draw_heat(picture, maps[n], low=low, high=high, min_side=1, scale=False))):
+            canvas = drawn.astype(np.float32)
+            blend_frame(canvas, box, 5, (0, 0, 0), 1.0)
+            blend_frame(canvas, box, 3, (0, 255, 120), 1.0)
+            row.append(canvas.round().clip(0, 255).astype(np.uint8))
+    blank = [np.full((px, px, 3), 255, np.uint8)] * (columns - len(pictures))
+    similar = [image.details["similarity"] for image in support.images]
+    title = f"{name}: {len(support)} images, best first, similarity {similar[0]:.2f} to {similar[-1]:.2f}; the frame is the seed"
+    rows = [np.concatenate(pictures + blank, axis=1), np.concatenate(heats + blank, axis=1)]
+    return named_rows(rows, ["image", f"support\n{low:.2f} dark\n{high:.2f} bright"], title=title)

@@ -8,7 +8,7 @@ from ovdense.drawing.canvas import enlarged, text_font
 from ovdense.drawing.colours import heat_scale
 from ovdense.drawing.sheets import contact_sheet
 
-_LEAST, _MOST = 0.25, 0.85  # share of the heat's colour in the picture, at its lowest and highest value
+_LEAST, _MOST = 0.05, 0.85  # share of the heat's colour in the picture, at its lowest and highest value
 
 
 def draw_heat(image_rgb: np.ndarray, heat_HW: np.ndarray, *, low: float | None = None, high: float | None = None, title: str = "", min_side: int = 320,
@@ -52,10 +52,11 @@ def _scale(width: int, low: float, high: float, title: str) -> np.ndarray:
     return np.asarray(strip)
 
 
-def heat_sheet(image_rgb: np.ndarray, heat_KHW: np.ndarray, names: Sequence[str], *, columns: int = 4, cell_width: int = 320) -> np.ndarray:
+def heat_sheet(image_rgb: np.ndarray, heat_KHW: Sequence[np.ndarray], names: Sequence[str], *, columns: int = 4, cell_width: int = 320) -> np.ndarray:
     """Return one sheet with a heat map a class, all on one scale, those with the highest values first."""
     if len(heat_KHW) != len(names) or not len(names):
         raise ValueError(f"heat maps must have one name each, got {len(heat_KHW)} maps and {len(names)} names")
+    heat_KHW = np.asarray(heat_KHW)
     low, high = float(heat_KHW.min()), float(heat_KHW.max())
     order = np.argsort(-heat_KHW.reshape(len(names), -1).max(1), kind="stable").tolist()
     return contact_sheet([draw_heat(image_rgb, heat_KHW[k], low=low, high=high, title=names[k]) for k in order], columns, cell_width=cell_width)

@@ -40,6 +40,23 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, *, cell_width: int
     return np.asarray(sheet)
 
 
+def named_rows(rows: Sequence[np.ndarray], names: Sequence[str], *, title: str = "", gap: int = 4) -> np.ndarray:
+    """Return pictures of one width below each other, a name to the left of each and a title above all."""
+    if not rows or len(rows) != len(names) or len({r.shape[1] for r in rows}) != 1:
+        raise ValueError(f"rows must be of one width and have a name each, got widths {[r.shape[1] for r in rows]} and {len(names)} names")
+    size = 13
+    face = text_font(size)
+    column = round(max((face.getlength(line) for name in names for line in name.split("\n")), default=0)) + 2 * size
+    height, width = sum(r.shape[0] + gap for r in rows) - gap, column + rows[0].shape[1]
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, y = ImageDraw.Draw(sheet), 0
+    for row, name in zip(rows, names):
+        draw.text((size // 2, y + size // 2), name, fill=_INK, font=face)
+        sheet.paste(Image.fromarray(row), (column, y))
+        y += row.shape[0] + gap
+    return titled(np.asarray(sheet), title, size=15) if title else np.asarray(sheet)
+
+
 def side_by_side(found: np.ndarray, truth: np.ndarray, *, titles: tuple[str, str] = ("found", "ground truth"), gap: int = 8) -> np.ndarray:
     """Return two pictures of one width beside each other, a title above each."""
     if found.shape[1] != truth.shape[1]:
