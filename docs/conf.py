@@ -30,4 +30,4 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "code"
 pygments_style = "tango"
 pygments_dark_style = "monokai"
-nitpicky = False
+suppress_warnings = ["toc.empty_glob"]
