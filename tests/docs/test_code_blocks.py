@@ -1,6 +1,5 @@
 """Every Python block of README and docs runs, page by page; every shell block names what exists."""
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -23,8 +22,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
-    yield tmp_path
-    sys.modules.pop("colour_words", None)
+    return tmp_path
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_export__swap_export_swap_again(name, form, tmp_path):
     exported = ExportedModel(path)
     assert exported.names == second.names and exported.about["prompt"] == "names" and exported.size_hw == SIZE
     same(exported(image), expected)
-    assert path.stat().st_size < 1.5 * 2**20 + sum(t.numel() * t.element_size() for n, t in model.state_dict().items() if "text" not in n)
+    assert path.stat().st_size < 4 * 2**20 + sum(t.numel() * t.element_size() for n, t in model.state_dict().items() if "text" not in n)
 
 
 @pytest.mark.slow
