@@ -145,6 +145,16 @@ class Results(structures.Results):
             labels, masks = self.labels.cpu().numpy(), None if self.masks_NHW is None else self.masks_NHW.cpu().numpy()
         return Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels, data={"class_name": np.array([self.names[k] for k in labels], dtype=str)})
 
+    def to_labelme(self) -> dict[str, Any]:
+        """Return LabelMe's JSON of the image, to be corrected there: boxes as rectangles, masks and the regions of a label map as masks.
+
+        Write it beside the picture, under its name with .json; `imagePath` is the picture's file name.
+        """
+        from ovdense.interchange import record_of_results, to_labelme
+
+        record = record_of_results(self, self.file_name)
+        return to_labelme(replace(record, objects=tuple(o for o in record.objects if self.label_map_HW is None or o.name not in self.background)))
+
     def to(self, device: torch.device | str) -> "Results":
         """Return the results with their tensors on `device`."""
         fields = ("boxes_xyxy", "scores", "labels", "masks_NHW", "label_map_HW")

@@ -74,6 +74,24 @@ def test_results__supervision_takes_them(found):
         assert np.array_equal(detections.mask[0], (found.label_map_HW == 2).numpy())
 
 
+@pytest.mark.parametrize("found", [_boxes(), _boxes(masks=True), Results(**{**vars(_labels()), "source": IMAGE})], ids=["boxes", "masks", "label map"])
+def test_results__labelme_reads_them_back(found, tmp_path):
+    from ovdense.interchange import read_annotations
+
+    Image.fromarray(IMAGE).save(tmp_path / "in.png")
+    content = Results(**{**vars(found), "source": tmp_path / "in.png"}).to_labelme()
+    assert content["imagePath"] == "in.png" and (content["imageHeight"], content["imageWidth"]) == (60, 80)
+    (tmp_path / "in.json").write_text(json.dumps(content))
+    image, = read_annotations(tmp_path / "in.json", format="labelme").images
+    assert [o.name for o in image.objects] == list(found.phrases)
+    if found.label_map_HW is not None:
+        assert np.array_equal(image.objects[0].mask.to_array(), (found.label_map_HW == 2).numpy())
+    else:
+        assert np.allclose([o.box_xyxy for o in image.objects], found.boxes_xyxy.numpy())
+    renamed = Results(**{**vars(_labels()), "source": IMAGE, "background": ("background", "dog")})
+    assert renamed.to_labelme()["shapes"] == []
+
+
 def test_results__show_opens_the_drawn_image(monkeypatch):
     shown = []
     monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(np.asarray(self)))

@@ -75,4 +75,4 @@ def class_row(model, name: str, said: Sequence[str], contexts, columns: int, px:
     similar = [image.details["similarity"] for image in support.images]
     title = f"{name}: {len(support)} images, best first, similarity {similar[0]:.2f} to {similar[-1]:.2f}; the frame is the seed"
     rows = [np.concatenate(pictures + blank, axis=1), np.concatenate(heats + blank, axis=1)]
-    return named_rows(rows, ["image", f"support\n{low:.2f} dark\n{high:.2f} bright"], title=title)
+    return named_rows(rows, ["image", f"support\n{low:.3g} dark\n{high:.3g} bright"], title=title)
