@@ -100,13 +100,14 @@ class Training(Job):
         return [self.config, "--work-dir", str(folder), "--resume", *root, "--cfg-options", *options, *self.args.cfg_options]
 
     def prepare(self) -> None:
-        import mmengine.runner  # noqa: F401
         import torch.utils.tensorboard  # noqa: F401
+        from mmengine.utils.dl_utils import collect_env
 
         from ovdense.cli import train
         from ovdense.registry import DATASETS, MODELS
 
         self._train = train
+        collect_env()  # its imports take seconds
         cfg = train.configure(train.parse_args(self._arguments(Path("unused"), 0)))
         MODELS.build(cfg.model)
         self.batch = cfg.train_dataloader.batch_size
@@ -324,8 +325,8 @@ class SupportSets(Job):
                        prototype_folder=folder / "prototypes")  # fmt: skip
         for entry in Vocabulary.of(list(self.classes)):
             model.build_class(entry)
-        replace_file(_result_file(folder), json.dumps({str(p.relative_to(folder)): digest(np.frombuffer(p.read_bytes(), np.uint8))
-                                                       for p in sorted(folder.rglob("*")) if p.is_file() and ".ovdense." not in p.name}))  # fmt: skip
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file() and ".ovdense." not in p.name]
+        replace_file(_result_file(folder), json.dumps({str(p.relative_to(folder)): digest(_content(p)) for p in files}))
 
     def inspect(self, folder: Path) -> tuple[int, list[str]]:
         from safetensors.torch import load_file
@@ -356,6 +357,16 @@ class SupportSets(Job):
     def differences(self, expected: dict, got: dict, kept: int, loaded: int, variant: int) -> list[str]:
         found = super().differences(expected, got, kept, loaded, variant)
         return found + [f"{loaded} images were drawn, {self._missing} were missing"] * (loaded > self._missing + 1)  # two are drawn at once
+
+
+def _content(path: Path) -> Any:
+    """Return a file's bytes; of safetensors the tensors and the metadata, which they order at random."""
+    if path.suffix != ".safetensors":
+        return np.frombuffer(path.read_bytes(), np.uint8)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {"metadata": file.metadata(), **{k: file.get_tensor(k) for k in file.keys()}}
 
 
 def _then_count(function, shared: mmap.mmap):

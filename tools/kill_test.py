@@ -88,7 +88,8 @@ class Child:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
                 job.run(folder, variant, self.shared)
                 code = 0
-            except BaseException:
+            except BaseException as error:
+                print(error, file=sys.stderr, flush=True)  # first: on a full disk the rest may find no room
                 traceback.print_exc()
             finally:
                 os._exit(code)

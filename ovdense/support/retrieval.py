@@ -17,7 +17,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ovdense.compat.atomic import atomic_write
+from ovdense.compat.atomic import atomic_write, remove_left
 from ovdense.compat.images import SUFFIXES, decode_upright
 from ovdense.compat.paths import cache_root
 from ovdense.compat.ranks import gather_json
@@ -134,6 +134,7 @@ class ImageIndex:
             engine.train(np.ascontiguousarray(self.pool.rows(self._places[chosen])))
         for first in range(start, stop, BLOCK):
             engine.add(np.ascontiguousarray(self.rows(first, min(first + BLOCK, stop)).numpy()))
+        remove_left(path.parent)
         with atomic_write(path) as file:
             faiss.write_index(engine, faiss.PyCallbackIOWriter(file.write))
         return engine
