@@ -13,6 +13,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from PIL import Image
 from ovdense import zoo
 from ovdense.compat.images import ImageLike, image_files, is_folder, load_image
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
+from ovdense.image_cache import ImageFeatureCache
 from ovdense.methods.base import OpenVocabModel, is_training_free
 from ovdense.methods.checkpoints import load_weights, model_state, read_checkpoint
 from ovdense.registry import MODELS, TRANSFORMS
@@ -266,8 +268,8 @@ class OpenVocabPredictor:
             raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...), or give texts")
         batch: list[tuple[ImageLike, np.ndarray, dict[str, Any]]] = []
         for n, source in enumerate(images):
-            image = load_image(source)
-            batch.append((source, image, self._sample(image, n)))
+            image, sample = self.looked_at(source)
+            batch.append((source, image, {**sample, "target": replace(sample["target"], image_id=n)}))
             if len(batch) == batch_size:
                 yield from self._run(batch, score_thr)
                 batch = []
@@ -290,12 +292,29 @@ class OpenVocabPredictor:
             self.set_vocabulary(texts)
         if self.vocabulary is None:
             raise ValueError("the classes must be known first; call set_vocabulary(...), or give texts")
-        sample = self._sample(load_image(image), 0)
+        _, sample = self.looked_at(image)
         data = self.model.data_preprocessor({"images": [sample["image"]], "targets": [sample["target"]]})
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             maps = self.model.score_maps(data["images"], data["targets"])[0].float().cpu().numpy()
         names = self._rivals[1].names if self._rivals is not None and self._rivals[0] is self.vocabulary else self.vocabulary.names
         return {name: maps[k] for k, name in enumerate(names)}
+
+    def remember_images(self, *, max_mib: float = 512.0, max_images: int = 16) -> None:
+        """Keep the features of the last images from now on, for interactive use: other texts on the same image then cost no backbone.
+
+        At most `max_images` images and `max_mib` MiB of features are kept, see `ImageFeatureCache`; results are the same.
+        """
+        self.model.image_cache = ImageFeatureCache(max_mib=max_mib, max_images=max_images)
+
+    def looked_at(self, source: ImageLike) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the image, (H, W, 3) uint8 RGB, and the sample (resized image and target) that the model's preprocessing takes."""
+
+        def prepare() -> tuple[np.ndarray, dict[str, Any]]:
+            image = load_image(source)
+            return image, self._sample(image, 0)
+
+        cache = self.model.image_cache
+        return prepare() if cache is None else cache.prepared(source, prepare, about=id(self.resize))
 
     def _sample(self, image: np.ndarray, image_id: int) -> dict[str, Any]:
         sample = {"image": image, "image_id": image_id, "file_name": "", "original_size_hw": image.shape[:2], "rng": np.random.default_rng(0),

@@ -14,7 +14,7 @@ FLOOR = {
     "registry": 0, "structures": 0, "measure": 0, "compat": 1, "drawing": 1,
     "text": 2, "vision": 2, "layers": 2, "losses": 2,
     "heads": 3, "support": 3, "data": 3, "evaluation": 3, "interchange": 3.5,
-    "methods": 4, "zoo": 0, "results": 4, "rivals": 4, "api": 5, "export": 5, "runs": 6, "__init__": 7, "cli": 8,
+    "methods": 4, "zoo": 0, "image_cache": 1, "results": 4, "rivals": 4, "api": 5, "export": 5, "runs": 6, "web": 6, "__init__": 7, "cli": 8,
 }
 HOME = {"mmdet": {"compat"}, "mmseg": {"compat"}, "mmcv": {"compat"}, "diffusers": {"vision", "support"}, "transformers": {"text"},
         "open_clip": {"text", "vision"}, "timm": {"vision"}, "segment_anything": {"vision", "support"}}

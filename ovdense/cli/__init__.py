@@ -9,6 +9,7 @@ COMMANDS = Commands(
     about="Open-vocabulary dense prediction: find and segment what a text says.",
     table={
         "predict": ("ovdense.cli.predict", "find what texts say in photos"),
+        "demo": ("ovdense.cli.demo", "open a web page: drop a picture, type classes, see boxes and masks"),
         "train": ("ovdense.cli.train", "train a model from a config"),
         "test": ("ovdense.cli.test", "test a checkpoint, or compare results"),
         "index": ("ovdense.cli.index", "index a folder of photos, and search it by text"),

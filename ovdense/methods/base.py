@@ -9,6 +9,7 @@ from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.image_cache import ImageFeatureCache
 from ovdense.registry import MODELS
 from ovdense.structures import ImageTarget, Results, Vocabulary
 from ovdense.text.prompts import PromptChunk, describe_templates
@@ -59,6 +60,8 @@ class OpenVocabModel(BaseModel):
     """
 
     training_free = False
+    apart_from_images: tuple[str, ...] = ("text_encoder",)  # submodules that `encode_image` does not read
+    image_cache: ImageFeatureCache | None = None
     rivals_within = False
 
     @property
@@ -100,6 +103,12 @@ class OpenVocabModel(BaseModel):
     @abstractmethod
     def encode_image(self, images: Tensor) -> Any:
         """Return the features of (B, 3, H, W) normalised images; called once an image."""
+
+    def features(self, images: Tensor, *args: Any) -> Any:
+        """Return `encode_image(images, *args)`: from `image_cache`, where one is set and the model is used, not trained."""
+        if self.image_cache is None or self.training or torch.is_grad_enabled():
+            return self.encode_image(images, *args)
+        return self.image_cache.features(self, images, args)
 
     @abstractmethod
     def encode_text(self, vocabulary: Vocabulary) -> Any:

@@ -49,7 +49,7 @@ class TrainingFreeSegmenter(OpenVocabModel):
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         if self._text is None:
             raise ValueError("the classes must be known first; call set_vocabulary(...)")
-        return [self.score(self.encode_image(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
+        return [self.score(self.features(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
 
     def decode(self, scored: Sequence[Tensor], targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the best class of every pixel of the file; scores are resized bilinearly first."""

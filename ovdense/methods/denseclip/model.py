@@ -172,7 +172,7 @@ class DenseClip(OpenVocabModel):
         input_hw = tuple(images.shape[-2:])
         if self.decoder.task == "semantic":
             return self.decode(self.segment(images), targets, input_hw)
-        maps, pixels = self.compare(self.encode_image(images), self.text())
+        maps, pixels = self.compare(self.features(images), self.text())
         return self.decoder.detections(self.decoder.pyramid(maps, pixels), targets, input_hw, self.vocabulary.names)
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class DenseClip(OpenVocabModel):
             score = self.segment(images)
             score = score.softmax(1) if self.test.views == [(1.0, False)] else score
         else:
-            _, pixels = self.compare(self.encode_image(images), self.text())
+            _, pixels = self.compare(self.features(images), self.text())
             if pixels is None:
                 raise NotImplementedError("a detector without language has no heat maps of texts")
             score = (pixels.score_BKHW / pixels.tau).softmax(1)
@@ -205,7 +205,7 @@ class DenseClip(OpenVocabModel):
         text = self.text()
 
         def logits(crop: Tensor) -> Tensor:
-            return self.score(self.encode_image(crop), text).logit_BKHW
+            return self.score(self.features(crop), text).logit_BKHW
 
         return logits(images) if self.test.crop is None else slide(logits, images, self.test.crop, self.test.stride)
 

@@ -88,6 +88,7 @@ class Desco(OpenVocabModel):
     """
 
     rivals_within = True
+    apart_from_images = ("text_encoder", "head", "criterion")
 
     def __init__(self, *, backbone: dict | nn.Module, neck: dict | nn.Module, text_encoder: dict | nn.Module, head: dict, criterion: dict | None = None,
                  test: dict | None = None) -> None:
@@ -237,7 +238,7 @@ class Desco(OpenVocabModel):
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         text = self.text()
-        features = self.encode_image(images)
+        features = self.features(images)
         if self.test.prefilter_keep == 1:
             return self.decode(self.score(features, text), targets)
         results = []
@@ -249,7 +250,7 @@ class Desco(OpenVocabModel):
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         """Return each class's score times centerness, 0..1, at the finest level's places: the largest of all levels."""
-        text, features = self.text(), self.encode_image(images)
+        text, features = self.text(), self.features(images)
         sizes = [tuple(f.tensor_BCHW.shape[-2:]) for f in features]
         maps = images.new_zeros(len(images), len(self.vocabulary), *sizes[0])
         for chunk in self.score(features, text):

@@ -256,7 +256,7 @@ class Mdetr(OpenVocabModel):
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         text = self.text()
-        features = self.encode_image(images, [t.size_hw for t in targets])
+        features = self.features(images, [tuple(t.size_hw) for t in targets])
         with_masks = self.mask_head is not None and self.test.masks and self.asked is not None
         return self.decode(self.score(features, text), targets, features if with_masks else None, tuple(images.shape[-2:]))
 

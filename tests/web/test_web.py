@@ -1,0 +1,194 @@
+"""The web page without a browser: answers, limits, refusals, the queue."""
+import io
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovdense.web.engine import Engine, ModelChoice
+from ovdense.web.examples import example_scenes
+from ovdense.web.heat import box_heat
+from ovdense.web.limits import Limits
+from tests.web.server import get, post, serving
+
+LIMITS = Limits(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=1, images=3, answers=2, side=400)
+
+
+@pytest.fixture(scope="module")
+def site():
+    choices = [ModelChoice(name="mini", config="mini", about="label maps"), ModelChoice(name="boxes", config="desco_lvis_mini", weights="random")]
+    engine = Engine(choices, limits=LIMITS, device="cpu")
+    with serving(engine) as url:
+        yield url, engine
+
+
+def png(size_hw=(64, 96), seed=0) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size_hw, 3), dtype=np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def ask(url, content, texts, model="mini", **more):
+    status, kept = post(url + "image", content)
+    assert status == 200
+    return post(url + "ask", {"image": kept["image"], "texts": texts, "model": model, **more})
+
+
+def test_page__has_all_it_needs_and_nothing_from_elsewhere(site):
+    url, _ = site
+    for name in ("", "page.js", "page.css"):
+        status, content = get(url + name)
+        assert status == 200 and b"http" not in content.replace(b"http-equiv", b"")
+    status, about = get(url + "about")
+    assert [m["name"] for m in about["models"]] == ["mini", "boxes"] and len(about["examples"]) == len(example_scenes()) == 3
+    status, example = get(url + about["examples"][1]["url"])
+    assert status == 200 and Image.open(io.BytesIO(example)).size == (256, 256) and all(t.startswith("a ") for t in about["examples"][1]["texts"])
+    assert get(url + "example/9.png")[0] == get(url + "engine.py")[0] == get(url + "heat/9/0.png")[0] == 404
+
+
+def test_ask__label_maps_with_heat_and_the_second_question_reuses_features(site):
+    url, _ = site
+    status, first = ask(url, example_scenes()[0][0], ["a ring", "a star"])
+    assert status == 200 and first["features"] == "computed" and first["seconds"]["image"] > 0
+    assert [c["name"] for c in first["classes"]] == ["background", "a ring", "a star"] and first["kind"] == "label map"
+    assert first["overlay"].startswith("data:image/jpeg;base64,") and all(c["colour"][0] == "#" for c in first["classes"])
+    status, second = ask(url, example_scenes()[0][0], ["a moon", "not: a star"])
+    assert second["features"] == "reused" and second["seconds"]["image"] == 0 and [c["name"] for c in second["classes"]] == ["background", "a moon"]
+    heats = [get(f"{url}heat/{first['answer']}/{k}.png") for k in range(3)]
+    assert all(s == 200 and Image.open(io.BytesIO(c)).size[0] >= 256 for s, c in heats) and len({c for _, c in heats}) == 3
+
+
+def test_ask__boxes_obey_the_threshold_and_have_heat(site):
+    url, _ = site
+    _, all_boxes = ask(url, example_scenes()[1][0], ["a ring", "a star"], "boxes", score_thr=0)
+    assert all_boxes["kind"] == "boxes" and all_boxes["num_boxes"] == len(all_boxes["boxes"]) > 1
+    middle = sorted(b["score"] for b in all_boxes["boxes"])[len(all_boxes["boxes"]) // 2]
+    _, fewer = ask(url, example_scenes()[1][0], ["a ring", "a star"], "boxes", score_thr=middle)
+    assert 0 < fewer["num_boxes"] < all_boxes["num_boxes"] and min(b["score"] for b in fewer["boxes"]) >= middle - 1e-3
+    status, heat = get(f"{url}heat/{fewer['answer']}/1.png")
+    assert status == 200 and Image.open(io.BytesIO(heat)).size[0] >= 256
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"texts": ["cat"], "image": "none"}, 404, "drop it again"),
+        ({"texts": ["cat"], "model": "big"}, 404, "there are mini, boxes"),
+        ({"texts": [" ", ""]}, 422, "what to look for"),
+        ({"texts": [f"t{n}" for n in range(6)]}, 422, "at most 5 classes"),
+        ({"texts": ["x" * 121]}, 422, "120 characters"),
+        ({"texts": ["cat", "Cat"]}, 422, "unique"),
+        ({"texts": ["not: cat"]}, 422, "something to look for"),
+        ({"texts": ["cat"], "score_thr": 2}, 422, "0..1"),
+        ({"texts": ["cat"], "score_thr": "x"}, 422, "0..1"),
+        ({"texts": "cat"}, 422, "a list"),
+        (b"not json", 422, "JSON object"),
+        (b"[" * 70_000, 413, "bytes at most"),
+    ],
+)
+def test_ask__bad_questions_are_refused_with_words(site, body, status, said):
+    url, _ = site
+    if isinstance(body, dict) and "image" not in body:
+        body = {"image": post(url + "image", png())[1]["image"], **body}
+    got, answer = post(url + "ask", body)
+    assert got == status and said in answer["error"]
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (2000, 1001)).save(out, format="PNG")  # few bytes, many pixels
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (b"", 415, "cannot be read"),
+        (b"text", 415, "JPEG, PNG"),
+        (png()[:200], 415, "cannot be read"),
+        (bomb(), 413, "2 million pixels"),
+        (b"\0" * (2**20 + 1), 413, "1 MiB"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "JPEG, PNG"),
+    ],
+)
+def test_image__too_large_or_none_is_refused_with_words(site, content, status, said):
+    url, _ = site
+    got, answer = post(url + "image", content)
+    assert got == status and said in answer["error"]
+
+
+def test_image__large_ones_are_made_smaller_and_only_the_last_are_kept(site):
+    url, engine = site
+    assert post(url + "image", png((100, 800)))[1] | {"image": ""} == {"image": "", "width": 400, "height": 50}
+    for seed in range(5):
+        post(url + "image", png(seed=seed))
+    assert len(engine._images) == 3
+
+
+def test_upload__that_never_ends_is_cut_off(site):
+    url, _ = site
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /image HTTP/1.1\r\nHost: localhost\r\nX-Ovdense: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"%x\r\n%s\r\n" % (65536, b"\0" * 65536)
+        sent = 0
+        try:
+            while sent < 64 * 2**20:
+                connection.sendall(chunk)
+                sent += 65536
+        except OSError:
+            pass
+    assert sent < 32 * 2**20
+
+
+def test_requests__of_other_sites_are_refused(site):
+    url, _ = site
+    assert post(url + "image", png(), headers={})[0] == 403
+    assert get(url, headers={"Host": "evil.example"})[0] == 400
+
+
+def test_queue__is_limited_and_refuses_politely(site, monkeypatch):
+    url, engine = site
+    held, inside = threading.Event(), threading.Event()
+
+    def slow(question):
+        inside.set()
+        held.wait(20)
+        return {"answer": question["texts"][0]}
+
+    monkeypatch.setattr(engine, "ask", slow)
+    answers = {}
+    threads = [threading.Thread(target=lambda n=n: answers.update({n: post(url + "ask", {"texts": [str(n)]})})) for n in range(2)]
+    threads[0].start()
+    assert inside.wait(20)
+    threads[1].start()  # one may wait
+    deadline = time.monotonic() + 20
+    while (refused := post(url + "ask", {"texts": ["late"]}))[0] != 503 and time.monotonic() < deadline:
+        held.set() if refused[0] == 200 else None
+    assert refused[0] == 503 and "in a moment" in refused[1]["error"]
+    held.set()
+    for thread in threads:
+        thread.join(20)
+    assert {n: a[1]["answer"] for n, a in answers.items()} == {0: "0", 1: "1"}
+
+
+def test_box_heat__is_the_largest_score_at_each_place():
+    import torch
+
+    from ovdense.structures import Results
+
+    found = Results(boxes_xyxy=torch.tensor([[0.0, 0, 50, 50], [25, 0, 75, 50], [-5, -5, 3, 3]]), scores=torch.tensor([0.9, 0.5, 0.2]),
+                    labels=torch.tensor([0, 0, 1]), names=("a", "b", "c"), size_hw=(50, 100))  # fmt: skip
+    heat = box_heat(found)
+    assert heat.shape == (3, 48, 96) and heat[0, 10, 10] == pytest.approx(0.9) and heat[0, 10, 60] == pytest.approx(0.5)
+    assert heat[0, 10, 90] == heat[2].max() == 0 and heat[1, 0, 0] == pytest.approx(0.2)
+
+
+def test_limits_and_engine__say_what_must_be():
+    with pytest.raises(ValueError, match="waiting"):
+        Limits(waiting=0)
+    with pytest.raises(ValueError, match="at least one model"):
+        Engine([])
