@@ -1,5 +1,6 @@
 """ovdense demo: the web page."""
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,10 +78,12 @@ def serve(app: Any, host: str, port: int, names: Sequence[str]) -> None:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))
+        taken.listen(128)  # who comes from now on waits until the server is up
     except OSError as error:
         raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port, or 0 for any") from None
     shown = f"[{host}]" if ":" in host else host
     print(f"ovdense demo: http://{shown}:{taken.getsockname()[1]} ({', '.join(names)}); stop it with Ctrl-C", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("note: everyone who reaches this address may ask", file=sys.stderr)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5)).run(sockets=[taken])
+    with contextlib.suppress(KeyboardInterrupt):  # the way to stop it
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=5)).run(sockets=[taken])

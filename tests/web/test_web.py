@@ -1,6 +1,10 @@
 """The web page without a browser: answers, limits, refusals, the queue."""
 import io
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +16,7 @@ from ovdense.web.engine import Engine, ModelChoice
 from ovdense.web.examples import example_scenes
 from ovdense.web.heat import box_heat
 from ovdense.web.limits import Limits
+from tests.tiny_run import ROOT
 from tests.web.server import get, post, serving
 
 LIMITS = Limits(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=1, images=3, answers=2, side=400)
@@ -185,6 +190,30 @@ def test_box_heat__is_the_largest_score_at_each_place():
     heat = box_heat(found)
     assert heat.shape == (3, 48, 96) and heat[0, 10, 10] == pytest.approx(0.9) and heat[0, 10, 60] == pytest.approx(0.5)
     assert heat[0, 10, 90] == heat[2].max() == 0 and heat[1, 0, 0] == pytest.approx(0.2)
+
+
+def test_command__serves_on_loopback_until_it_is_stopped(tmp_path):
+    command = [sys.executable, "-m", "ovdense.cli", "demo", "--port", "0", "--max-upload-mib", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as server:
+        line = server.stdout.readline()  # printed when the address is taken, so that nothing is asked too early
+        url = line.split()[2]
+        assert url.startswith("http://127.0.0.1:") and "(mini)" in line
+        status, about = get(url + "/about")
+        assert status == 200 and about["limits"]["upload_mib"] == 2 and about["models"][0]["about"].startswith("MaskCLIP")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+def test_command__says_what_cannot_be(capsys):
+    from ovdense.cli import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for argv, said in ((["--model", "desco_lvis_mini"], "=CHECKPOINT"), (["--model", "minni"], "did you mean 'mini'"), (["--port", "70000"], "0..65535"),
+                           (["--max-waiting", "-1"], "above 0"), (["--port", str(taken.getsockname()[1])], "cannot be listened on")):  # fmt: skip
+            with pytest.raises(SystemExit) as exit_info:
+                main(["demo", *argv])
+            assert exit_info.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_limits_and_engine__say_what_must_be():
