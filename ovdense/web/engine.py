@@ -124,7 +124,7 @@ class Engine:
             if kept.heat_KHW is None:
                 kept.heat_KHW = self._heat(kept)
             low, high = float(kept.heat_KHW.min()), float(kept.heat_KHW.max())
-            picture = draw_heat(kept.image, kept.heat_KHW[number], low=low, high=high, title=kept.results.names[number])
+            picture = draw_heat(kept.image, kept.heat_KHW[number], low=low, high=high, title=kept.results.names[number], min_side=600)
         return _png(picture)
 
     def _heat(self, kept: _Answer) -> np.ndarray:
