@@ -1,7 +1,7 @@
 """ResNet (arXiv 1512.03385) with frozen batch norms, as DETR and MDETR use it; the norms are folded into the convolutions.
 
 Normalising after a convolution with fixed statistics is another convolution: the activations are touched once instead of
-three times, in training too. Maps are kept in channels-last order, which CPUs and GPUs convolve fastest.
+three times, in training too. Maps are kept in channels-last order, which convolves fastest, but for the backward pass on a CPU (`_layout`).
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,11 @@ from ovdense.vision.freezing import check_frozen_stages
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EPS = 1e-5
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Return the order of dimensions for images like `x`: on a CPU gradients of convolutions are quicker in the plain one."""
+    return torch.contiguous_format if x.device.type == "cpu" and torch.is_grad_enabled() else torch.channels_last
 
 
 class FoldedConv(nn.Module):
@@ -41,7 +46,7 @@ class FoldedConv(nn.Module):
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         gain = self.scale * (self.var + _EPS).rsqrt()
-        weight = (self.weight * gain[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+        weight = (self.weight * gain[:, None, None, None]).contiguous(memory_format=_layout(self.weight))
         return weight, self.shift - self.mean * gain
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,22 +102,28 @@ class FrozenNormResNet(nn.Module):
             blocks = [Bottleneck(width if k == 0 else 256 * 2**n, 64 * 2**n, 2 if k == 0 and n else 1) for k in range(count)]
             self.stages.append(nn.Sequential(*blocks))
             width = 256 * 2**n
-        frozen = [self.stem, *self.stages[:frozen_stages]] if frozen_stages >= 0 else []
-        for module in frozen:
+        self._frozen = frozen_stages
+        for module in [self.stem, *self.stages[:frozen_stages]] if frozen_stages >= 0 else ():
             module.requires_grad_(False)
         if weights is not None:
             load_checked(self, resnet_from_torchvision(read_state_dict(weights)), str(weights))
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return one FeatureMap a stride of `strides`; images are normalised with `mean`, `std`."""
-        x = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
-        x = F.max_pool2d(F.relu(x, inplace=not torch.is_grad_enabled()), 3, 2, 1)
-        maps = []
-        for n, stage in enumerate(self.stages):
-            x = stage(x)
+        maps, x = [], self._part(-1, images_BCHW)
+        for n in range(len(self.stages)):
+            x = self._part(n, x)
             if 4 * 2**n in self.strides:
                 maps.append(FeatureMap(tensor_BCHW=x, stride=4 * 2**n))
         return maps
+
+    def _part(self, n: int, x: Tensor) -> Tensor:
+        """Return the stem's maps (n = -1) or stage n's; frozen parts of images that need no gradient compute as in a test."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (n >= self._frozen or x.requires_grad)):
+            x = x.contiguous(memory_format=_layout(x))
+            if n >= 0:
+                return self.stages[n](x)
+            return F.max_pool2d(F.relu(self.stem(x), inplace=not torch.is_grad_enabled()), 3, 2, 1)
 
 
 _NORM = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "var"}
