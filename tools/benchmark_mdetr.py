@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovdense.compat.atomic import replace_file
-from ovdense.measure import PeakMemory, median_seconds, print_rows
+from ovdense.measure import PeakMemory, interleaved_seconds, print_rows
 from ovdense.runs import clean_errors
 
 CHUNK = 32
@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="image size (default: 480 640)")
     parser.add_argument("--names", type=int, nargs="+", default=(20, 100), metavar="N", help="numbers of LVIS names asked (default: 20 100)")
     parser.add_argument("--pairs", type=int, default=4, metavar="N", help="captions computed together by ours (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="times each is timed, after a warm-up; the median counts (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="times each is timed, in turns, after a warm-up; the median counts (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="images a training step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--whole-lvis", action="store_true", help="also ask all 1,203 names, many a caption, and count what the detections take")
@@ -142,6 +142,27 @@ def published_lvis(model, images, prompts, target):
     return found
 
 
+def compared(what: str, ours, published, repeats: int) -> dict:
+    """Return the row of both, timed in turns after one call each that warms up and shows the memory."""
+
+    def as_published() -> None:
+        with PublishedArithmetic():
+            published()
+
+    memory = {}
+    for name, run in (("ours", ours), ("published", as_published)):
+        with PeakMemory() as memory[name]:
+            run()
+    seconds = {name: _median(times) for name, times in interleaved_seconds({"ours": ours, "published": as_published}, repeats, warm_up=0).items()}
+    return {"what": what, "published_s": round(seconds["published"], 2), "ours_s": round(seconds["ours"], 2),
+            "times_faster": round(seconds["published"] / seconds["ours"], 2), "off": "",
+            "published_gib": round(memory["published"].mib / 1024, 2), "ours_gib": round(memory["ours"].mib / 1024, 2)}  # fmt: skip
+
+
+def _median(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) // 2]
+
+
 def testing(model, args: argparse.Namespace) -> list[dict]:
     """Return the rows of a forward pass and of LVIS names on one image."""
     from dataclasses import replace
@@ -159,13 +180,7 @@ def testing(model, args: argparse.Namespace) -> list[dict]:
     rows = []
 
     def compare(what: str, ours, published, same=None) -> None:
-        with PeakMemory() as own_memory:
-            own = median_seconds(ours, args.repeats)
-        off = same() if same else ""
-        with PublishedArithmetic(), PeakMemory() as their_memory:
-            theirs = median_seconds(published, args.repeats)
-        rows.append({"what": what, "published_s": round(theirs, 2), "ours_s": round(own, 2), "times_faster": round(theirs / own, 2), "off": off,
-                     "published_gib": round(their_memory.mib / 1024, 2), "ours_gib": round(own_memory.mib / 1024, 2)})  # fmt: skip
+        rows.append(compared(what, ours, published, args.repeats) | {"off": same() if same else ""})
 
     caption = "a man in a red shirt rides a brown horse next to two dogs on the beach"
 
@@ -205,7 +220,8 @@ def testing(model, args: argparse.Namespace) -> list[dict]:
         published_seconds, published_gib = rows[-1]["published_s"], rows[-1]["published_gib"]
         captions = len(ask("many"))
         with PeakMemory() as memory:
-            many = median_seconds(one, args.repeats)
+            one()
+        many = _median(interleaved_seconds({"many": one}, args.repeats, warm_up=0)["many"])
         rows.append({"what": f"{count} names, {captions} captions", "published_s": published_seconds, "ours_s": round(many, 2), "off": "",
                      "times_faster": round(published_seconds / many, 2), "published_gib": published_gib, "ours_gib": round(memory.mib / 1024, 2)})  # fmt: skip
     if args.whole_lvis:
@@ -251,13 +267,9 @@ def training(model, args: argparse.Namespace) -> list[dict]:
         model.zero_grad(set_to_none=True)
         sum(v for k, v in model(**data, mode="loss").items() if k.startswith("loss")).backward()
 
-    with PeakMemory() as own_memory:
-        own = median_seconds(step, args.repeats)
-    with PublishedArithmetic(), PeakMemory() as their_memory:
-        theirs = median_seconds(step, args.repeats)
+    row = compared(f"training step, {args.batch} images", step, step, args.repeats)
     model.eval()
-    return [{"what": f"training step, {args.batch} images", "published_s": round(theirs, 2), "ours_s": round(own, 2), "times_faster": round(theirs / own, 2),
-             "off": "", "published_gib": round(their_memory.mib / 1024, 2), "ours_gib": round(own_memory.mib / 1024, 2)}]  # fmt: skip
+    return [row]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
