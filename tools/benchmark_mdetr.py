@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="image size (default: 480 640)")
     parser.add_argument("--names", type=int, nargs="+", default=(20, 100), metavar="N", help="numbers of LVIS names asked (default: 20 100)")
     parser.add_argument("--pairs", type=int, default=4, metavar="N", help="captions computed together by ours (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="times each is timed, in turns, after a warm-up; the median counts (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="times each is timed, in turns; the median counts (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="images a training step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--whole-lvis", action="store_true", help="also ask all 1,203 names, many a caption, and count what the detections take")

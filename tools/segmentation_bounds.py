@@ -15,8 +15,8 @@ from ovdense.runs import add_run_arguments, clean_errors, clean_run_errors, conf
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure what a segmenter that is not trained stands between: chance, one class everywhere, itself, and itself when it is told which classes "
-        "are in the image (the image-level upper bound).")  # fmt: skip
+        description="Measure what a segmenter that is not trained stands between: chance, one class everywhere, itself, and itself when it is told which "
+        "classes are in the image (the image-level upper bound).")  # fmt: skip
     parser.add_argument("config", help="config file of a segmenter that needs no training (MaskClip, ReCo)")
     add_run_arguments(parser)
     parser.add_argument("--first", type=int, metavar="N", help="only the first N images")

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ovdense.data.annotations import AnnotationTable, InvalidBoxes, near, read_coco, read_voc
 from ovdense.data.masks import decode_masks
-from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
+from ovdense.data.roots import below_data_root, data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
@@ -59,14 +59,14 @@ class DetectionDataset(Dataset):
             raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {prompt!r}")
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
         self.ann_file = require_file(ann_file, data_root, self.dataset_name).absolute()
-        asked = _as_vocabulary(vocabulary, data_root)
+        asked = as_vocabulary(vocabulary, data_root)
         table = self._read(asked, invalid_boxes)
         self.image_folder = self._image_folder(image_prefix, data_root)
         require_images(self.image_folder, table.file_names, table.path, f"{where_looked(image_prefix or '', data_root)}{how_to_get(self.dataset_name)}")
         self.vocabulary = asked or _all_categories(table)
         self.category_ids = _match_categories(self.vocabulary, table)
         if description_file is not None:
-            self.vocabulary = with_descriptions(self.vocabulary, _found(description_file, data_root))
+            self.vocabulary = with_descriptions(self.vocabulary, below_data_root(description_file, data_root))
         self._take(table, filter_empty and not test_mode)
         self.metainfo = {
             "classes": self.vocabulary.names,
@@ -176,18 +176,12 @@ def _known(classes: np.ndarray) -> np.ndarray:
     return np.sort(classes[classes >= 0])
 
 
-def _as_vocabulary(given: VocabularyLike, data_root: str | None) -> Vocabulary | None:
+def as_vocabulary(given: VocabularyLike, data_root: str | None) -> Vocabulary | None:
     if given is None or isinstance(given, Vocabulary):
         return given
     if isinstance(given, (str, Path)):
-        return load_vocabulary(_found(given, data_root))
+        return load_vocabulary(below_data_root(given, data_root))
     return Vocabulary.of(list(given))
-
-
-def _found(path: str | Path, data_root: str | None) -> str | Path:
-    """Return `path` below the data root if there is such a file, else as it is."""
-    below_root = data_path(path, data_root)
-    return below_root if below_root.is_file() else path
 
 
 def _all_categories(table: AnnotationTable) -> Vocabulary:

@@ -16,7 +16,7 @@ from ovdense.data.grounding_nouns import build_noun_query
 from ovdense.data.grounding_published import MANY_WORDS, MAX_WORDS, PEOPLE, PROB_SENTENCES_ONLY, build_published_grounding_query
 from ovdense.data.positive_rates import PositiveRates
 from ovdense.data.query_tools import Draws, Spans, shuffled, token_counter
-from ovdense.data.roots import data_path
+from ovdense.data.roots import below_data_root
 from ovdense.data.transforms import select_boxes
 from ovdense.registry import TRANSFORMS
 from ovdense.text.description_files import NounDescriptions, read_nouns
@@ -185,12 +185,6 @@ def build_grounding_query(
     return build_original_query(grounded, count, spec.max_tokens)
 
 
-def _found(path: str | Path) -> str | Path:
-    """Return `path` below the data root (OVDENSE_DATA, else ./data) if there is such a file, else as it is."""
-    below_root = data_path(path)
-    return below_root if below_root.is_file() else path
-
-
 @TRANSFORMS.register_module()
 class GroundingQueries:
     """Rewrite `caption` and `positive_spans` of a training sample of grounding data; boxes that the caption does not speak of are dropped.
@@ -220,7 +214,7 @@ class GroundingQueries:
         )  # fmt: skip
         if nouns is None and prob_nouns > 0:
             raise ValueError("GroundingQueries needs the file of noun descriptions: give nouns=, or set prob_nouns=0")
-        self.nouns = None if nouns is None else read_nouns(_found(nouns), on_broken="skip")
+        self.nouns = None if nouns is None else read_nouns(below_data_root(nouns), on_broken="skip")
         self.tokenizer, self.rates = tokenizer, PositiveRates()
         self._told = False
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ovdense.data.transforms import _check_probability, change_pixels, nearest, resize_image
+from ovdense.data.transforms import change_pixels, check_probability, nearest, resize_image
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import IGNORE_LABEL
 
@@ -48,7 +48,7 @@ class CropPatch:
     def __init__(self, size_hw: tuple[int, int], max_share: float = 1.0, pad_rgb: Sequence[int] = (124, 116, 104)) -> None:
         if min(size_hw) < 1:
             raise ValueError(f"size_hw must be positive, got {size_hw}")
-        self.size_hw, self.max_share, self.pad_rgb = tuple(size_hw), _check_probability("max_share", max_share), tuple(pad_rgb)
+        self.size_hw, self.max_share, self.pad_rgb = tuple(size_hw), check_probability("max_share", max_share), tuple(pad_rgb)
 
     def __call__(self, sample: dict) -> dict:
         height, width = sample["image"].shape[:2]

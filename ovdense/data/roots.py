@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ovdense.compat.paths import cache_root, data_path, describe_data_root
 
-__all__ = ["cache_root", "data_path", "how_to_get", "require_file", "MINI_CONFIG", "SOURCES"]
+__all__ = ["below_data_root", "cache_root", "data_path", "how_to_get", "require_file", "MINI_CONFIG", "SOURCES"]
 
 MINI_CONFIG = "configs/desco_lvis_mini.py"
 SOURCES = {
@@ -16,6 +16,12 @@ SOURCES = {
     "COCO-Stuff": "stuffthingmaps_trainval2017.zip comes from github.com/nightrome/cocostuff, photos from cocodataset.org",
     "Pascal VOC": "VOCtrainval_11-May-2012.tar (VOCdevkit/VOC2012) comes from host.robots.ox.ac.uk",
 }
+
+
+def below_data_root(path: str | Path, data_root: str | None = None) -> str | Path:
+    """Return `path` below the data root (None: OVDENSE_DATA, else ./data) if there is such a file, else as it is."""
+    below_root = data_path(path, data_root)
+    return below_root if below_root.is_file() else path
 
 
 def how_to_get(dataset: str) -> str:

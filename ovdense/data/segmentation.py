@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from ovdense.compat.images import BrokenImage
 from ovdense.compat.voc import image_ids, split_names
 from ovdense.data.annotations import near, read_json
-from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, _as_vocabulary, _found, require_images
+from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, as_vocabulary, require_images
 from ovdense.data.masks import paint
-from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
+from ovdense.data.roots import below_data_root, data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import IGNORE_LABEL, ClassEntry, Vocabulary
 from ovdense.text.class_maps import class_map_names, load_class_map
@@ -49,10 +49,10 @@ class SemanticDataset(Dataset):
         self.prompt, self.test_mode, self.seed = prompt, test_mode, seed
         self.image_folder = image_folder
         self._paths, self._names, self._ids = tuple(paths)[:first], tuple(names)[:first], image_ids(names)[:first]
-        self.vocabulary = _told(_as_vocabulary(vocabulary, data_root), known)
+        self.vocabulary = _told(as_vocabulary(vocabulary, data_root), known)
         self._class_of_value = _class_of_value(self.vocabulary, known, self.dataset_name)
         if description_file is not None:
-            self.vocabulary = with_descriptions(self.vocabulary, _found(description_file, data_root))
+            self.vocabulary = with_descriptions(self.vocabulary, below_data_root(description_file, data_root))
         self.metainfo = {
             "classes": self.vocabulary.names,
             "background": tuple(e.is_background for e in self.vocabulary),
@@ -147,7 +147,7 @@ def known_classes(classes: Mapping[int, str] | str | Path | Sequence[str], first
         table, target = load_class_map(classes).table, load_class_map(classes).target
         return {value: target[k] for k, value in sorted((int(k), value) for value, k in enumerate(table.tolist()) if 0 <= k < len(target))}
     if isinstance(classes, (str, Path)):
-        path = Path(_found(classes, data_root))
+        path = Path(below_data_root(classes, data_root))
         content = read_json(path) if path.suffix == ".json" and path.is_file() else None
         if isinstance(content, dict) and content and all(k.isdigit() and isinstance(v, str) for k, v in content.items()):
             classes = {int(k): v for k, v in content.items()}

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from torchvision.transforms import functional as T
 
-from ovdense.data.transforms import _check_probability
+from ovdense.data.transforms import check_probability
 from ovdense.registry import TRANSFORMS
 
 
@@ -21,7 +21,7 @@ class StrongColours:
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel must be an odd number of pixels, got {kernel}")
         self.strength, self.hue, self.kernel, self.sigma = strength, hue, kernel, tuple(sigma)
-        self.jitter_prob, self.blur_prob = _check_probability("jitter_prob", jitter_prob), _check_probability("blur_prob", blur_prob)
+        self.jitter_prob, self.blur_prob = check_probability("jitter_prob", jitter_prob), check_probability("blur_prob", blur_prob)
 
     def __call__(self, sample: dict) -> dict:
         rng: np.random.Generator = sample["rng"]

@@ -107,7 +107,7 @@ def clip_boxes(sample: dict, min_size: float) -> dict:
     return select_boxes(sample, (boxes[:, 2:] - boxes[:, :2] >= min_size).all(1))
 
 
-def _check_probability(name: str, value: float) -> float:
+def check_probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in 0..1, got {value}")
     return value
@@ -137,7 +137,7 @@ class RandomFlip:
     """
 
     def __init__(self, prob: float = 0.5, side_words: Sequence[str] = ("left", "right"), swap_sides: bool = False) -> None:
-        self.prob, self.swap_sides = _check_probability("prob", prob), swap_sides
+        self.prob, self.swap_sides = check_probability("prob", prob), swap_sides
         self.side_words = frozenset(w.casefold() for w in side_words)
 
     def __call__(self, sample: dict) -> dict:
@@ -221,7 +221,7 @@ class RandomCrop:
 
     def __init__(self, prob: float = 0.5, min_side: float = 0.5, min_area: float = 0.5, published_spans: bool = False) -> None:
         self.published_spans = published_spans
-        self.prob, self.min_area = _check_probability("prob", prob), _check_probability("min_area", min_area)
+        self.prob, self.min_area = check_probability("prob", prob), check_probability("min_area", min_area)
         if not 0 < min_side <= 1:
             raise ValueError(f"min_side must be a share in (0, 1], got {min_side}")
         self.min_side = min_side
@@ -255,7 +255,7 @@ class PhotometricJitter:
     """Change brightness and contrast by up to these shares. Hue and saturation stay: descriptions name colours."""
 
     def __init__(self, brightness: float = 0.1, contrast: float = 0.1) -> None:
-        self.brightness, self.contrast = _check_probability("brightness", brightness), _check_probability("contrast", contrast)
+        self.brightness, self.contrast = check_probability("brightness", brightness), check_probability("contrast", contrast)
 
     def __call__(self, sample: dict) -> dict:
         gain = 1 + self.contrast * sample["rng"].uniform(-1, 1)
