@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.compat.atomic import replace_file
 from ovdense.measure import print_rows
 from ovdense.runs import add_run_arguments, clean_errors, clean_run_errors, configure
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = measure(model, dataset, args.first)
     print_rows(f"{Path(args.config).name}: {rows[0]['images']} images, {len(dataset.vocabulary)} classes", rows)
     if args.out:
-        Path(args.out).write_text(json.dumps({"config": args.config, "protocol": model.protocol(), "rows": rows}, indent=1))
+        replace_file(args.out, json.dumps({"config": args.config, "protocol": model.protocol(), "rows": rows}, indent=1))
     return 0
 
 

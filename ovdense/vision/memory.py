@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ovdense.compat.feature_files import FeatureFiles
 from ovdense.registry import MODELS
@@ -90,8 +91,30 @@ class RememberingBackbone(nn.Module):
         self.memory.forget()
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
-        """Return the backbone's features of normalised images."""
+        """Return the backbone's features of normalised images.
+
+        In training each image is read without the padding that its batch gave it (up to the coarsest stride), so that it is found again in
+        any batch; its maps are padded with zeros. Where images are padded this differs from a pass over the padded batch, at the borders.
+        """
         if not self.training:
             return self.backbone(images_BCHW)
-        levels = self.memory.recall(images_BCHW, lambda image: [f.tensor_BCHW for f in self.backbone(image)])
+        rows = [self._of_image(image) for image in images_BCHW]
+        sizes = [tuple(-(-side // stride) for side in images_BCHW.shape[-2:]) for stride in self.strides]
+        levels = [torch.stack([_padded(row[n], size) for row in rows]) for n, size in enumerate(sizes)]
         return [FeatureMap(tensor_BCHW=level, stride=s) for level, s in zip(levels, self.strides)]
+
+    def _of_image(self, image_CHW: Tensor) -> list[Tensor]:
+        height, width = (-(-n // self.strides[-1]) * self.strides[-1] for n in unpadded_size(image_CHW))
+        levels = self.memory.recall(image_CHW[None, :, :height, :width], lambda image: [f.tensor_BCHW for f in self.backbone(image)])
+        return [level[0] for level in levels]
+
+
+def unpadded_size(image_CHW: Tensor) -> tuple[int, int]:
+    """Return height and width up to the last row and column that are not all exactly zero, what padding is; at least 1."""
+    there_HW = (image_CHW != 0).any(0)
+    last = [int(lines.nonzero()[-1]) + 1 if bool(lines.any()) else 1 for lines in (there_HW.any(1), there_HW.any(0))]
+    return last[0], last[1]
+
+
+def _padded(map_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return F.pad(map_CHW, (0, size_hw[1] - map_CHW.shape[2], 0, size_hw[0] - map_CHW.shape[1]))

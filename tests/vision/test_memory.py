@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ovdense.vision.backbones import TimmBackbone
-from ovdense.vision.memory import RememberingBackbone
+from ovdense.vision.memory import RememberingBackbone, unpadded_size
 
 
 def _backbone(frozen_stages=4):
@@ -33,6 +33,30 @@ def test_memory__an_image_is_computed_once_and_order_does_not_matter(monkeypatch
     assert torch.equal(first, again.flip(0))
     fresh = RememberingBackbone(memory.backbone).train()
     assert torch.equal(fresh(images[1:2])[0].tensor_BCHW, first[1:2]), "an empty memory gives the same bits"
+
+
+def test_memory__an_image_is_found_again_whatever_its_batch_pads_it_to(monkeypatch):
+    memory = RememberingBackbone(_backbone()).train()
+    seen = []
+    original = memory.backbone.forward
+    monkeypatch.setattr(memory.backbone, "forward", lambda x: seen.append(tuple(x.shape[-2:])) or original(x))
+    small, large = torch.randn(3, 50, 64), torch.randn(3, 96, 80)
+
+    def padded(image, height, width):
+        return torch.nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
+
+    alone = memory(padded(small, 64, 64)[None])
+    together = memory(torch.stack([padded(large, 96, 96), padded(small, 96, 96)]))
+    assert seen == [(64, 64), (96, 96)]
+    for one, both in zip(alone, together):
+        h, w = one.tensor_BCHW.shape[-2:]
+        assert both.tensor_BCHW.shape[-2:] == (96 // both.stride, 96 // both.stride)
+        found_CHW = both.tensor_BCHW[1]
+        assert torch.equal(found_CHW[:, :h, :w], one.tensor_BCHW[0]) and not found_CHW[:, h:].any() and not found_CHW[:, :, w:].any()
+
+
+def test_unpadded_size__of_blank_and_full_images():
+    assert unpadded_size(torch.zeros(3, 5, 7)) == (1, 1) and unpadded_size(torch.ones(3, 5, 7)) == (5, 7)
 
 
 def test_memory__when_it_is_full_the_rest_is_computed():
