@@ -21,7 +21,8 @@ model = dict(
     dense=dict(type=ConseDualEncoder),
     retriever=dict(type=ConseDualEncoder, centering=1.0),
     retrieval=dict(archive="coco_mini/train2017", k=10, px=384, index_px=384, index_square=False, use_synonyms=True),
-    cosegmentation=dict(window="published", contexts=("tree", "sky", "building", "road", "person")),
-    inference=dict(dense=True, background_thr=0.5, crf=None),
+    # the dense encoder's cosines are far larger than CLIP's: with the published attention, sigmoid(10 cos), everything is attended to
+    cosegmentation=dict(window="image", context_elimination=False, temperature=20.0, centre=0.7),
+    inference=dict(dense=True, background_thr=0.2, crf=None),
 )
 test_cfg = dict(type=TestLoop)

@@ -137,13 +137,15 @@ def _reference(seeds_NC: Tensor, how: Reference) -> Tensor:
     return seeds_NC[(unit_NC @ unit_NC.T).sum(1).argmax()]
 
 
-def text_attention(place_BDHW: Tensor, text: Tensor, size_hw: tuple[int, int], temperature: float = 10.0) -> Tensor:
-    """Return sigmoid(temperature * cos(place, text)), resized bilinearly after the sigmoid: (B, *size_hw) for one text (D,), (B, K, *size_hw) for (K, D).
+def text_attention(place_BDHW: Tensor, text: Tensor, size_hw: tuple[int, int], temperature: float = 10.0, centre: float = 0.0) -> Tensor:
+    """Return sigmoid(temperature * (cos(place, text) - centre)), resized bilinearly after the sigmoid.
 
-    `text` of length 1; the places need not be.
+    (B, *size_hw) for one text (D,), (B, K, *size_hw) for (K, D). `text` of length 1; the places need not be. The release's `centre` is 0,
+    which suits CLIP, whose cosines of images and texts stay below 0.3; where they are larger the attention is 1 everywhere, and a centre
+    between those of hits and misses keeps it an attention.
     """
     unit_BDHW = F.normalize(place_BDHW, dim=1)
-    attention = torch.einsum("bdhw,kd->bkhw", unit_BDHW, text.to(unit_BDHW).reshape(-1, text.shape[-1])).mul(temperature).sigmoid()
+    attention = torch.einsum("bdhw,kd->bkhw", unit_BDHW, text.to(unit_BDHW).reshape(-1, text.shape[-1])).sub(centre).mul(temperature).sigmoid()
     attention = F.interpolate(attention, size=tuple(size_hw), mode="bilinear", align_corners=False)
     return attention[:, 0] if text.ndim == 1 else attention
 
@@ -163,13 +165,16 @@ def patch_weights(feat_NCHW: Tensor, attention_NHW: Tensor | None, contexts: Seq
 
 
 def class_scores(
-    feat_BCHW: Tensor, reference_KC: Tensor, size_hw: tuple[int, int], dense_BDHW: Tensor | None = None, text_KD: Tensor | None = None
+    feat_BCHW: Tensor, reference_KC: Tensor, size_hw: tuple[int, int], dense_BDHW: Tensor | None = None, text_KD: Tensor | None = None, **attention: float
 ) -> Tensor:
-    """Return (B, K, *size_hw) in 0..1: sigmoid(cos(feature, reference)), resized; times the text attention where it is given (Sec. 3.4)."""
+    """Return (B, K, *size_hw) in 0..1: sigmoid(cos(feature, reference)), resized; times the text attention where it is given (Sec. 3.4).
+
+    `attention`: temperature and centre of `text_attention`.
+    """
     cosine_BKHW = torch.einsum("bchw,kc->bkhw", F.normalize(feat_BCHW, dim=1), reference_KC.to(feat_BCHW))
     score_BKHW = F.interpolate(cosine_BKHW.sigmoid().float(), size=tuple(size_hw), mode="bilinear", align_corners=False)
     if dense_BDHW is None:
         return score_BKHW
     if text_KD is None:
         raise ValueError("text attention needs the classes' text vectors beside the dense features, got none")
-    return score_BKHW * text_attention(dense_BDHW, text_KD, size_hw)
+    return score_BKHW * text_attention(dense_BDHW, text_KD, size_hw, **attention)

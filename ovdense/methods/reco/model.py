@@ -88,7 +88,9 @@ class ReCo(TrainingFreeSegmenter):
     def score(self, features: _Features, text: _Text) -> Tensor:
         """Return (K, H, W) in 0..1 at the size of the network's input: sigmoid(cos(feature, reference)) x text attention (Sec. 3.4)."""
         size_hw = features.images_BCHW.shape[2:]
-        score_MHW = class_scores(features.feat_BCHW, text.reference_MC, size_hw, features.dense_BDHW, text.text_MD)[0]
+        rules = self.builder.rules
+        score_MHW = class_scores(features.feat_BCHW, text.reference_MC, size_hw, features.dense_BDHW, text.text_MD,
+                                 temperature=rules.temperature, centre=rules.centre)[0]  # fmt: skip
         score_KHW = score_MHW.new_zeros(len(text.background_K), *size_hw)
         score_KHW[text.class_of_row_M] = score_MHW
         score_KHW = with_background(score_KHW, text.background_K, self.inference.background_thr)
@@ -113,7 +115,7 @@ class ReCo(TrainingFreeSegmenter):
             "k": retrieval.k,
             "synonyms": retrieval.use_synonyms,
             "window": rules.window,
-            "text_attention": rules.text_attention,
+            "text_attention": f"sigmoid({rules.temperature:g} (cos - {rules.centre:g}))" if rules.text_attention else "none",
             "contexts": ", ".join(rules.contexts) if rules.context_elimination else "none",
             "dense_inference": chosen.dense,
             "background_rule": self._background(),

@@ -51,6 +51,7 @@ class CosegmentRules:
     """What co-segmentation does; the defaults are the release's. `contexts` are computed in order, each eliminated against those before.
 
     `aliases`: a class name that takes the vector of a context ("vegetation" takes "tree"), while contexts are eliminated.
+    `temperature`, `centre`: of the text attention, here and in inference (`text_attention`).
     """
 
     text_attention: bool = True
@@ -60,6 +61,7 @@ class CosegmentRules:
     window: Window = "published"
     reference: Reference = "avg"
     temperature: float = 10.0
+    centre: float = 0.0
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS or self.reference not in REFERENCES:
@@ -132,7 +134,7 @@ class ReferenceBuilder:
         support, rules = self.support(said), self.rules
         text_D = average_unit(self.dense.encode_text(said).rows_MD) if rules.text_attention else None
         feat_NCHW, dense_NDHW = self._encoded(support)
-        attention_NHW = None if text_D is None else text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature)
+        attention_NHW = None if text_D is None else text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature, rules.centre)
         weight_NHW = patch_weights(feat_NCHW, attention_NHW, [v.to(feat_NCHW) for v in contexts.values()])
         return cosegment(feat_NCHW, weight_NHW, window=rules.window, reference=rules.reference), support
 

@@ -138,3 +138,13 @@ def test_cosegment__one_image_and_equal_patches_take_the_first():
 def test_cosegment__bad_input(feat, weight, kwargs, message):
     with pytest.raises(ValueError, match=message):
         cosegment(feat, weight, **kwargs)
+
+
+def test_text_attention__a_centre_is_where_it_is_one_half():
+    place = torch.tensor([[0.7, (1 - 0.7**2) ** 0.5], [1.0, 0.0]]).T[None, :, None]  # cosines 0.7 and 1 with the text
+    text = torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(text_attention(place, text, (1, 2), 20.0, 0.7)[0, 0], torch.tensor([0.0, 6.0]).sigmoid())
+    torch.testing.assert_close(text_attention(place, text, (1, 2)), text_attention(place, text, (1, 2), 10.0, 0.0))
+    ones = torch.ones(1, 2, 1, 2)
+    with_centre = class_scores(ones, torch.ones(1, 2) / 2**0.5, (1, 2), place, text[None], temperature=20.0, centre=0.7)
+    torch.testing.assert_close(with_centre[0, 0, 0], torch.tensor(1.0).sigmoid() * torch.tensor([0.0, 6.0]).sigmoid())
