@@ -41,7 +41,8 @@ model = dict(
     text_encoder=dict(type=PiecewiseTextEncoder, encoder=dict(type=BertTextEncoder, weights="embedded", frozen=True)),
     # a short run has no time to grow the logits: they start twenty times larger
     head=dict(channels=128, num_blocks=2, num_levels=4, embed_width=512, bert_ffn=768, dropout=0.0, deformable=False, log_scale=-3.0),
-    criterion=dict(anchor_scale=3.0, published=False, no_object_token=False),
+    # logits that large would drown the gradients of boxes in shared layers
+    criterion=dict(anchor_scale=3.0, published=False, no_object_token=False, token_weight=0.03),
     test=dict(max_classes=40, chunk_batch=1, score_thr=0.01),
 )
 
@@ -49,13 +50,13 @@ optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(custom_keys={"head.box": dict(lr_mult=10.0), "head.centerness": dict(lr_mult=10.0)}),
+    paramwise_cfg=dict(custom_keys={"head.box": dict(lr_mult=2.0), "head.centerness": dict(lr_mult=2.0)}),
 )
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=50, end=1600, T_max=1550, eta_min=1e-6),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=50, end=1000, T_max=950, eta_min=1e-6),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=1600, val_interval=1600)
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=1000, val_interval=1000)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -22,7 +22,7 @@ train_dataloader = dict(
             dict(type=LoadImage),
             dict(type=DescriptionQueries, prob_descriptions=0.7, num_pieces=20, name_prob=0.5, confusable=0.0, federated=True, num_name_negatives=None),
             dict(type=RandomFlip, prob=0.5),
-            dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640),
+            dict(type=ResizeShortestEdge, short_sides=(288,), max_size=480),
             dict(type=PackDetection),
         ],
     ),
@@ -39,7 +39,7 @@ val_dataloader = dict(
         image_prefix="coco_mini/val2017",
         prompt="names",
         test_mode=True,
-        transforms=[dict(type=LoadImage), dict(type=ResizeShortestEdge, short_sides=(384,), max_size=640), dict(type=PackDetection)],
+        transforms=[dict(type=LoadImage), dict(type=ResizeShortestEdge, short_sides=(288,), max_size=480), dict(type=PackDetection)],
     ),
 )
 test_dataloader = val_dataloader
