@@ -161,13 +161,11 @@ def mask_focal_loss(logit_NP: Tensor, target_NP: Tensor, *, alpha: float = 0.25,
     return token_focal_loss(logit_NP[None], target_NP[None], valid, alpha=alpha, gamma=gamma) / logit_NP.shape[1]
 
 
-def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: int = IGNORE_LABEL, over: str = "all", step: int = 1) -> Tensor:
-    """Return the cross entropy of logits, resized to the labels (bilinear), averaged over pixels; ignored ones add nothing.
+def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: int = IGNORE_LABEL, over: str = "all", step: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the cross entropy of logits, resized to the labels (bilinear), summed over pixels, and the number of pixels to divide it by.
 
-    `step` n looks at one pixel of every n x n block only, which costs n * n times less.
-
-    `over` "all" divides by the number of all pixels, as mmseg and the releases built on it do; "labelled" by those that count.
-    A batch without any gives 0.
+    Ignored pixels add nothing to the sum. `step` n looks at one pixel of every n x n block only, which costs n * n times less. `over` "all" counts all
+    pixels, as mmseg and the releases built on it do; "labelled" those that have a label.
     """
     if over not in ("all", "labelled"):
         raise ValueError(f'over must be "all" or "labelled", got {over!r}')
@@ -176,7 +174,7 @@ def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: 
     if logit_BKHW.shape[-2:] != label_BHW.shape[-2:]:
         logit_BKHW = F.interpolate(logit_BKHW, size=label_BHW.shape[-2:], mode="bilinear", align_corners=False)
     loss = F.cross_entropy(logit_BKHW.float(), label_BHW, ignore_index=ignore_label, reduction="sum")
-    return loss / (label_BHW.numel() if over == "all" else (label_BHW != ignore_label).sum().clamp(min=1))
+    return loss, (label_BHW != ignore_label).sum() if over == "labelled" else loss.new_tensor(label_BHW.numel(), dtype=torch.int64)
 
 
 def box_label_maps(boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int, size_hw: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
@@ -195,8 +193,8 @@ def box_label_maps(boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor], num_c
     return target, target.amax(1, keepdim=True) > 0
 
 
-def covered_cross_entropy(logit_BKHW: Tensor, target_BKHW: Tensor, covered_B1HW: Tensor) -> Tensor:
-    """Return the binary cross entropy averaged over covered pixels x classes; 0 where nothing is covered (the release divides by zero)."""
+def covered_cross_entropy(logit_BKHW: Tensor, target_BKHW: Tensor, covered_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the binary cross entropy summed over covered pixels x classes, and their number, by which the release divides it (even by 0)."""
     weight = covered_B1HW.to(torch.float32).expand_as(logit_BKHW)
     loss = F.binary_cross_entropy_with_logits(logit_BKHW.float(), target_BKHW, weight=weight, reduction="sum")
-    return loss / weight.sum().clamp(min=1)
+    return loss, weight.sum()

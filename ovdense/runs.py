@@ -104,11 +104,12 @@ def configure(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     if args.launcher != "none":
         join_processes(cfg)
+        use_ranks(cfg)
     return cfg
 
 
 def join_processes(cfg: Config) -> None:
-    """Without CUDA, join the process group with gloo and wrap the model for the CPU, which MMEngine's own way does not do."""
+    """Without CUDA, join the process group with gloo, which MMEngine's own way does not do."""
     import torch
     from torch import distributed
 
@@ -125,7 +126,15 @@ def join_processes(cfg: Config) -> None:
                          "start with: torchrun --nproc-per-node 2 tools/train.py ...")  # fmt: skip
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
-    cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False,
+
+
+def use_ranks(cfg: Config) -> None:
+    """Wrap the model for training over several ranks, with BatchNorm over all of them where the config has `sync_bn`; other wrappers stay."""
+    from ovdense.methods.ranks import RankedDataParallel
+
+    if cfg.get("model_wrapper_cfg") is not None:
+        return
+    cfg.model_wrapper_cfg = dict(type=RankedDataParallel, sync_norms=cfg.pop("sync_bn", None) is not None,
                                  find_unused_parameters=cfg.get("find_unused_parameters", False))  # fmt: skip
 
 

@@ -14,7 +14,20 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ovdense.compat.mmcv_ext import install
+from ovdense.compat.ranks import per_rank
 from ovdense.structures import ImageTarget, Results
+
+
+def _positives_of_all_ranks(head: nn.Module) -> nn.Module:
+    """Let an anchor head of mmdet divide its losses by the samples of all ranks (mmdet: by the rank's own)."""
+    own = head.get_targets
+
+    def get_targets(*args: Any, **kwargs: Any) -> tuple:
+        *targets, number = own(*args, **kwargs)
+        return (*targets, per_rank(torch.as_tensor(float(number), device=targets[0][0].device)))
+
+    head.get_targets = get_targets
+    return head
 
 
 def _build(library: str, cfg: dict) -> nn.Module:
@@ -89,13 +102,13 @@ def _assigner(positive: float, negative: float, least: float, **more: Any) -> di
 
 def retina_head(num_classes: int, *, channels: int = 256, stacked_convs: int = 4) -> nn.Module:
     """Return mmdet's RetinaNet head (arXiv 1708.02002), anchors, losses and NMS as published for COCO."""
-    return _build("mmdet", dict(
+    return _positives_of_all_ranks(_build("mmdet", dict(
         type="RetinaHead", num_classes=num_classes, in_channels=channels, feat_channels=channels, stacked_convs=stacked_convs,
         anchor_generator=dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=3, ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
         bbox_coder=_coder(1.0, 1.0, 1.0, 1.0), loss_bbox=_L1,
         loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         train_cfg=dict(assigner=_assigner(0.5, 0.4, 0), sampler=dict(type="PseudoSampler"), allowed_border=-1, pos_weight=-1, debug=False),
-        test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=_NMS, max_per_img=100)))  # fmt: skip
+        test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=_NMS, max_per_img=100))))  # fmt: skip
 
 
 def mask_rcnn_heads(num_classes: int, *, channels: int = 256) -> tuple[nn.Module, nn.Module]:
@@ -107,13 +120,13 @@ def mask_rcnn_heads(num_classes: int, *, channels: int = 256) -> tuple[nn.Module
     def sampler(num: int, share: float, **more: Any) -> dict:
         return dict(type="RandomSampler", num=num, pos_fraction=share, neg_pos_ub=-1, **more)
 
-    rpn = _build("mmdet", dict(
+    rpn = _positives_of_all_ranks(_build("mmdet", dict(
         type="RPNHead", in_channels=channels, feat_channels=channels, bbox_coder=_coder(1.0, 1.0, 1.0, 1.0), loss_bbox=_L1,
         anchor_generator=dict(type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
         loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
         train_cfg=dict(assigner=_assigner(0.7, 0.3, 0.3, match_low_quality=True), sampler=sampler(256, 0.5, add_gt_as_proposals=False),
                        allowed_border=-1, pos_weight=-1, debug=False),
-        test_cfg=dict(nms_pre=1000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0)))  # fmt: skip
+        test_cfg=dict(nms_pre=1000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0))))  # fmt: skip
     roi = _build("mmdet", dict(
         type="StandardRoIHead", bbox_roi_extractor=extractor(7), mask_roi_extractor=extractor(14),
         bbox_head=dict(type="Shared2FCBBoxHead", in_channels=channels, fc_out_channels=4 * channels, roi_feat_size=7, num_classes=num_classes,

@@ -7,13 +7,16 @@ from mmengine import dist
 from torch import Tensor, distributed
 
 
-def mean_over_ranks(value: Tensor) -> float:
-    """Return the mean of a scalar over all ranks: losses are divided by the same number everywhere."""
+def per_rank(value: Tensor, least: float = 1.0) -> float:
+    """Return the mean of a scalar over all ranks, their sum being at least `least`: losses are divided by the same number everywhere.
+
+    With it the mean of the ranks' losses is the loss of one process that has all of their images.
+    """
     if distributed.is_available() and distributed.is_initialized():
-        value = value.clone()
+        value = value.detach().double()
         distributed.all_reduce(value)
-        value = value / distributed.get_world_size()
-    return float(value)
+        return max(float(value), least) / distributed.get_world_size()
+    return max(float(value), least)
 
 
 def gather_json(content: Any) -> list[Any]:

@@ -23,10 +23,33 @@ def encode_segmentation(segmentation: object, size_hw: tuple[int, int], where: s
         raise ValueError(f"{where}: segmentation must be polygons, or an RLE of counts and size [{height}, {width}], got {got}")
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(f"{where}: the RLE's counts must add up to {height} x {width} pixels, got {sum(counts)}")
+        if not all(isinstance(c, int) and c >= 0 for c in counts) or sum(counts) != height * width:
+            raise ValueError(f"{where}: the RLE's counts must be whole numbers that add up to {height} x {width} pixels, got {str(counts)[:80]}")
         return coco_mask.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
-    return counts.encode("ascii") if isinstance(counts, str) else counts
+    written = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    runs = run_lengths(written) if isinstance(written, bytes) else None
+    if runs is None or (runs < 0).any() or runs.sum() != height * width:  # the decoder would write past the mask
+        raise ValueError(f"{where}: the RLE's counts must be text of runs that add up to {height} x {width} pixels, got {str(counts)[:80]!r}")
+    return written
+
+
+def run_lengths(counts: bytes) -> np.ndarray | None:
+    """Return the run lengths (int64) of COCO's compressed RLE, None for other text.
+
+    Five bits a character, from 48 on, the sixth says that more follow; numbers are signed, from the fourth on differences to the run before the last.
+    """
+    digits = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return None
+    last = np.flatnonzero((digits & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    if place.max() > 11:
+        return None
+    value = np.add.reduceat((digits & 31) << (5 * place), first)
+    value = np.where(digits[last] & 16, value - (np.int64(1) << (5 * (last - first + 1))), value)
+    value[1::2], value[2::2] = value[1::2].cumsum(), value[2::2].cumsum()
+    return value
 
 
 def decode_masks(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # all of PyTorch's, and those over all ranks
 
 
 def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:

@@ -23,6 +23,7 @@ from ovdense.compat.mm_parts import (
 )
 from ovdense.losses import box_label_maps, covered_cross_entropy, pixel_cross_entropy
 from ovdense.methods.denseclip.pixel_text import PixelScores
+from ovdense.methods.ranks import over_ranks
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results
 
@@ -75,9 +76,10 @@ class SemanticFpn(nn.Module):
 
     def losses(self, maps: Sequence[FeatureMap], pixels: PixelScores | None, label_BHW: Tensor) -> dict[str, Tensor]:
         """Return the losses for label maps at the input's size."""
-        losses = {"loss_ce": pixel_cross_entropy(self.logits(maps, pixels), label_BHW, step=self.label_step)}
+        losses = {"loss_ce": over_ranks(*pixel_cross_entropy(self.logits(maps, pixels), label_BHW, step=self.label_step))}
         if pixels is not None and self.aux_weight:
-            losses["loss_aux_ce"] = self.aux_weight * pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW, step=self.label_step)
+            aux = pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW, step=self.label_step)
+            losses["loss_aux_ce"] = self.aux_weight * over_ranks(*aux)
         return losses
 
 
@@ -103,7 +105,7 @@ class _Detector(nn.Module):
         device = logit_BKHW.device
         boxes, labels = [t.boxes_xyxy.to(device) for t in targets], [t.labels.to(device) for t in targets]
         target, covered = box_label_maps(boxes, labels, self.num_classes, fine_hw, BOX_STRIDE)
-        return self.aux_weight * covered_cross_entropy(logit_BKHW, target, covered)
+        return self.aux_weight * over_ranks(*covered_cross_entropy(logit_BKHW, target, covered))
 
     def losses(self, maps: Sequence[FeatureMap], pixels: PixelScores | None, targets: Sequence[ImageTarget], input_hw: tuple[int, int]) -> dict[str, Tensor]:
         """Return the detector's losses, and the scores' own."""

@@ -16,6 +16,7 @@ from ovdense.heads.embedding_head import RowEmbeddingHead
 from ovdense.heads.segment import resized
 from ovdense.losses import pixel_cross_entropy
 from ovdense.methods.denseclip.pixel_text import PixelScores
+from ovdense.methods.ranks import over_ranks
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 
@@ -68,7 +69,8 @@ class OpenSemanticFpn(nn.Module):
 
     def losses(self, maps: Sequence[FeatureMap], pixels: PixelScores, label_BHW: Tensor) -> dict[str, Tensor]:
         """Return the losses for label maps at the input's size; the scores have one where something in them is learned."""
-        losses = {"loss_ce": pixel_cross_entropy(self.logits(maps, pixels), label_BHW, step=self.label_step)}
+        losses = {"loss_ce": over_ranks(*pixel_cross_entropy(self.logits(maps, pixels), label_BHW, step=self.label_step))}
         if self.aux_weight and pixels.score_BKHW.requires_grad:
-            losses["loss_aux_ce"] = self.aux_weight * pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW, step=self.label_step)
+            aux = pixel_cross_entropy(pixels.score_BKHW / pixels.tau, label_BHW, step=self.label_step)
+            losses["loss_aux_ce"] = self.aux_weight * over_ranks(*aux)
         return losses

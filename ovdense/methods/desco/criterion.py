@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ovdense.compat.ranks import mean_over_ranks
+from ovdense.compat.ranks import per_rank
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.losses import UNMATCHED, atss_assign, centerness_loss, centerness_target, giou_loss, token_focal_loss
 from ovdense.methods.desco.head import HeadOutputs
@@ -46,7 +46,7 @@ class DescoCriterion:
 
         `boxes[b]` (N, 4) xyxy in input pixels; `positive[b]` (N, L) bool, the tokens of each box. A box without tokens
         still counts for boxes and centerness. Token and centerness losses are divided by the mean number of positive
-        anchors of a rank (at least 1), the box loss by the sum of centerness targets.
+        anchors of a rank (1 over all at least), the box loss by the sum of centerness targets.
         """
         logit, inset = outputs.tokens.logit_BQL, float(self.published)
         anchors = grid_anchors(outputs.sizes_hw, strides, scale=self.anchor_scale, device=logit.device)
@@ -54,7 +54,7 @@ class DescoCriterion:
         match_BQ = self.assign(anchors, [h * w for h, w in outputs.sizes_hw], boxes)
         target = self.token_target(match_BQ, positive, logit.shape[-1])
         is_positive = match_BQ != UNMATCHED
-        num_positive = max(mean_over_ranks(is_positive.sum().float()), 1.0)
+        num_positive = per_rank(is_positive.sum())
         loss_token = token_focal_loss(logit, target, outputs.tokens.valid_BL, alpha=self.alpha, gamma=self.gamma) / num_positive
 
         offset = torch.tensor([0, *(len(b) for b in boxes)], device=logit.device).cumsum(0)[:-1]
@@ -62,7 +62,7 @@ class DescoCriterion:
         goal = all_boxes[(match_BQ + offset[:, None])[is_positive]]
         anchor = anchors.expand(len(match_BQ), -1, -1)[is_positive]
         quality = centerness_target((anchor[:, :2] + anchor[:, 2:]) / 2, goal, inset=inset)
-        total_quality = max(mean_over_ranks(quality.sum()), 1e-6)
+        total_quality = per_rank(quality.sum(), 1e-6)
         predicted = decode_deltas(outputs.delta_BQ4[is_positive], anchor)
         loss_box = giou_loss(predicted, goal, quality, inset=inset) / total_quality
         loss_centerness = centerness_loss(outputs.centerness_BQ[is_positive], quality) / num_positive

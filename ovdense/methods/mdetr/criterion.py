@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovdense.compat.ranks import mean_over_ranks
+from ovdense.compat.ranks import per_rank
 from ovdense.losses import alignment_loss, cxcywh_to_xyxy, dice_loss, giou, hungarian_match, mask_focal_loss, set_costs, soft_token_loss
 from ovdense.methods.mdetr.head import ANSWERS, MdetrOutputs
 from ovdense.methods.mdetr.mask_head import resize_masks
@@ -95,8 +95,8 @@ class MdetrCriterion:
         return Matches(layer=group // batch, image=group % batch, slot=slot, target=target, counts=counts)
 
     def num_boxes(self, truth: Sequence[ImageTruth], device: torch.device) -> float:
-        """Return the mean number of boxes of a rank, at least 1: what the losses are divided by."""
-        return max(mean_over_ranks(torch.tensor(float(sum(len(t.boxes) for t in truth)), device=device)), 1.0)
+        """Return the mean number of boxes of a rank, what the losses are divided by; 1 over all ranks at least (the release: 1 a rank)."""
+        return per_rank(torch.tensor(float(sum(len(t.boxes) for t in truth)), device=device))
 
     def __call__(self, outputs: MdetrOutputs, truth: Sequence[ImageTruth], matches: Matches | None = None) -> dict[str, Tensor]:
         """Return the weighted losses, the last layer's without a suffix, the others with _0, _1 ...; and `cardinality_error`, a figure to watch.
@@ -162,7 +162,7 @@ class MdetrCriterion:
             boxes = cxcywh_to_xyxy(t.boxes)
             inside_Pn = ((centres_BP2[b, :, None] > boxes[None, :, :2]) & (centres_BP2[b, :, None] < boxes[None, :, 2:])).all(-1)
             positive[b] = (inside_Pn.float() @ t.tokens_nL.float()) > 0
-        pairs = max(mean_over_ranks(positive.any(-1).sum().float()), 1.0)
+        pairs = per_rank(positive.any(-1).sum())
         return {"loss_early": self.early_weight * alignment_loss(logit_BPL, positive, valid_BL) / pairs}
 
     def mask_losses(
@@ -179,7 +179,7 @@ class MdetrCriterion:
         return {"loss_mask": self.mask_weight * mask_focal_loss(logit, wanted) / total, "loss_dice": self.dice_weight * dice_loss(logit, wanted) / total}
 
     def answer_losses(self, answers: Mapping[str, Tensor], wanted: Sequence[Mapping[str, int]], kind: str) -> dict[str, Tensor]:
-        """Return the losses of the question's type and of its answers, each over the questions of that type (arXiv 2104.12763, Sec. 4.2.4).
+        """Return the losses of the question's type and of its answers, each over all ranks' questions of that type (arXiv 2104.12763, Sec. 4.2.4).
 
         `wanted[b]`: {"type": index among the other heads, <name of that head>: its answer}.
         """
@@ -196,5 +196,5 @@ class MdetrCriterion:
                 each = F.binary_cross_entropy_with_logits(logit.squeeze(-1), goal.float(), reduction="sum")
             else:
                 each = F.cross_entropy(logit, goal.long(), reduction="sum")
-            losses[f"loss_answer_{name}"] = self.answer_weight * each / mine.sum().clamp(min=1)
+            losses[f"loss_answer_{name}"] = self.answer_weight * each / per_rank(mine.sum())
         return losses

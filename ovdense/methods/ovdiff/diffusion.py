@@ -45,13 +45,17 @@ class TextToImage(BaseModel):
             self._states[caption] = self.pipeline.encode_prompt(caption, "cpu", 1, False)[0][0]
         return torch.stack([self._states[c] for c in captions]).to(self.alpha_bar.device)
 
+    def noise(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a noise level of each image, (B,) int64, and the noise, as `latent`: from PyTorch's stream, which differs from rank to rank."""
+        return torch.randint(0, len(self.alpha_bar), (len(latent),), device=latent.device), torch.randn_like(latent)
+
     def loss(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """Return the weighted squared error of the predicted clean latents; (B, 3, H, W) uint8 images."""
         autoencoder = self.pipeline.vae
         latent = autoencoder.encode(images.to(self.alpha_bar.device).float() / 127.5 - 1).latent_dist.mode() * autoencoder.config.scaling_factor
-        t_B = torch.randint(0, len(self.alpha_bar), (len(latent),), device=latent.device)
+        t_B, noise = self.noise(latent)
         alpha_B111 = self.alpha_bar[t_B][:, None, None, None]
-        noisy = alpha_B111.sqrt() * latent + (1 - alpha_B111).sqrt() * torch.randn_like(latent)
+        noisy = alpha_B111.sqrt() * latent + (1 - alpha_B111).sqrt() * noise
         clean = self.unet(noisy.contiguous(memory_format=torch.channels_last), t_B, encoder_hidden_states=self.encode_captions(captions)).sample
         weight_B = (alpha_B111 / (1 - alpha_B111)).flatten().clamp(1.0, self.snr_limit)
         return {"loss": (weight_B * (clean.float() - latent).pow(2).mean((1, 2, 3))).mean()}

@@ -16,6 +16,7 @@ from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.heads.segment import label_maps, resized, without_padding
 from ovdense.losses import pixel_cross_entropy
 from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.ranks import over_ranks
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, Vocabulary
 from ovdense.text.vocabulary import load_vocabulary
@@ -110,7 +111,7 @@ class RecoPlus(OpenVocabModel):
         with torch.no_grad():
             counted = label_BHW != 255
             right = (resized(logit_BKHW, label_BHW.shape[1:]).argmax(1) == label_BHW) & counted
-        return {"loss_seg": pixel_cross_entropy(logit_BKHW, label_BHW, over="labelled"), "pixel_acc": right.sum() / counted.sum().clamp(min=1)}
+        return {"loss_seg": over_ranks(*pixel_cross_entropy(logit_BKHW, label_BHW, over="labelled")), "pixel_acc": right.sum() / counted.sum().clamp(min=1)}
 
     def _labels(self, targets: Sequence[ImageTarget], input_hw: tuple[int, int]) -> Tensor:
         out = torch.full((len(targets), *input_hw), 255, dtype=torch.int64)
