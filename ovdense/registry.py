@@ -108,10 +108,11 @@ HOOKS = Registry(
         "ovdense.methods.checkpoints",
         "ovdense.methods.progress",
         "ovdense.methods.reporting",
+        "ovdense.methods.sharding",
         "ovdense.methods.ovdiff.diffusion",
     ],
 )
-OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MM_OPTIM_WRAPPERS, scope=SCOPE, locations=["ovdense.methods.amp"])
+OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MM_OPTIM_WRAPPERS, scope=SCOPE, locations=["ovdense.methods.amp", "ovdense.methods.sharding"])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=MM_OPTIM_WRAPPER_CONSTRUCTORS,

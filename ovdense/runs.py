@@ -129,13 +129,18 @@ def join_processes(cfg: Config) -> None:
 
 
 def use_ranks(cfg: Config) -> None:
-    """Wrap the model for training over several ranks, with BatchNorm over all of them where the config has `sync_bn`; other wrappers stay."""
+    """Wrap the model for training over several ranks, BatchNorm over all of them, as if one process had the whole batch; a config's own wrapper stays.
+
+    `sync_bn` names MMEngine's way to do so, which needs CUDA and is left to it there.
+    """
+    import torch
+
     from ovdense.methods.ranks import RankedDataParallel
 
-    if cfg.get("model_wrapper_cfg") is not None:
-        return
-    cfg.model_wrapper_cfg = dict(type=RankedDataParallel, sync_norms=cfg.pop("sync_bn", None) is not None,
-                                 find_unused_parameters=cfg.get("find_unused_parameters", False))  # fmt: skip
+    if not torch.cuda.is_available():
+        cfg.pop("sync_bn", None)
+    if cfg.get("model_wrapper_cfg") is None:
+        cfg.model_wrapper_cfg = dict(type=RankedDataParallel, sync_norms=True, find_unused_parameters=cfg.get("find_unused_parameters", False))
 
 
 def use_amp(cfg: Config) -> None:

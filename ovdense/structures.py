@@ -76,8 +76,8 @@ class Vocabulary(Sequence):
             key = " ".join(entry.name.split()).casefold()
             if key in seen:
                 raise ValueError(
-                    f"class names must be unique: {entry.name!r} (class {k}) clashes with "
-                    f"{self.entries[seen[key]].name!r} (class {seen[key]}); rename one or drop it"
+                    f"class names must be unique: {entry.name[:80]!r} (class {k}) clashes with "
+                    f"{self.entries[seen[key]].name[:80]!r} (class {seen[key]}); rename one or drop it"
                 )
             seen[key] = k
 
@@ -85,7 +85,7 @@ class Vocabulary(Sequence):
     def of(cls, names: Sequence[str]) -> "Vocabulary":
         """Return the vocabulary of bare `names`."""
         if isinstance(names, str):
-            raise ValueError(f"names must be a sequence of strings, got one string {names!r}; write [{names!r}]")
+            raise ValueError(f"names must be a sequence of strings, got one string {names[:80]!r}; write a list of it")
         return cls(tuple(ClassEntry(name=n) for n in names))
 
     def __len__(self) -> int:

@@ -50,6 +50,8 @@ _TABLE: dict[str, tuple[str, Needs, tuple[str, ...]]] = {
     "desco_coco_photos": (_BOXES, "training", ("desco_photos",)),
     "desco_lvis_photos": (_BOXES, "training", ()),
     "desco_lvis": (_BOXES, "released", ("desco_swin_t", "desco_glip_t", "desco")),
+    "desco_lvis_fsdp": (_BOXES, "released", ()),
+    "desco_lvis_accumulate": (_BOXES, "released", ()),
     "desco_coco": (_BOXES, "released", ()),
     "desco_flickr": (_BOXES, "released", ()),
     "desco_o365_goldg": (_BOXES, "released", ()),

@@ -20,7 +20,7 @@ HOME = {"mmdet": {"compat"}, "mmseg": {"compat"}, "mmcv": {"compat"}, "diffusers
         "open_clip": {"text", "vision"}, "timm": {"vision"}, "segment_anything": {"vision", "support"}}
 HEAVY = ("mmdet", "mmseg", "diffusers", "transformers", "open_clip", "segment_anything")
 MAX_LINES = 600
-METHOD_COMMONS = {"base", "dual_encoder", "dense_model", "hooks", "progress", "amp", "checkpoints", "reporting", "ranks"}
+METHOD_COMMONS = {"base", "dual_encoder", "dense_model", "hooks", "progress", "amp", "checkpoints", "reporting", "ranks", "sharding"}
 
 
 def imports(source: str, parts: tuple[str, ...]) -> Iterator[tuple[str, int, bool]]:

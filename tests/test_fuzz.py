@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,7 +22,8 @@ from ovdense.structures import Vocabulary
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
 
 CASES = int(os.environ.get("OVDENSE_FUZZ", "60"))
-fuzz = settings(max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+fuzz = settings(max_examples=CASES, deadline=None, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck))
 
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**18), 10**18), st.integers(0, 40), st.floats(), st.text(max_size=12), st.just(""), st.just([]), st.just({}),

@@ -33,7 +33,7 @@ def one_name_each(texts: Mapping[int, str], path: Path, what: str) -> dict[int, 
     for i, text in texts.items():
         name = class_name_of(text)
         if not name:
-            raise ValueError(f"{path}: {what} {i}: the text must hold a word, got {text!r}")
+            raise ValueError(f"{path}: {what} {i}: the text must hold a word, got {text[:80]!r}")
         names[i] = spelling.setdefault(same_class(name), name)
     return names
 
@@ -58,13 +58,13 @@ def entries_of(content: Mapping, key: str, path: Path, fields: Mapping[str, type
     for n, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ValueError(f"{path}: {key}, entry {n}: must be an object, got {type(entry).__name__}")
-        where = f"{path}: {key}, entry {n} (id {entry.get('id')!r})"
+        where = f"{path}: {key}, entry {n} (id {str(entry.get('id'))[:40]})"
         missing = [f for f in fields if f not in entry]
         if missing:
             raise ValueError(f"{where}: must have {', '.join(fields)}; {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
         wrong = [f for f, kind in fields.items() if not isinstance(entry[f], kind) or isinstance(entry[f], bool)]
         if wrong:
-            raise ValueError(f"{where}: {wrong[0]} is of the wrong type, got {entry[wrong[0]]!r}")
+            raise ValueError(f"{where}: {wrong[0]} is of the wrong type, got {str(entry[wrong[0]])[:80]!r}")
     return entries
 
 
@@ -80,5 +80,5 @@ def require_unique(entries: Sequence[Mapping], key: str, path: Path) -> None:
 def require_box(annotation: Mapping, path: Path) -> None:
     """Raise ValueError unless `bbox` is four finite numbers (x, y, width, height)."""
     box = annotation["bbox"]
-    if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
-        raise ValueError(f"{path}: annotation {annotation['id']}: bbox must be four finite numbers (x, y, width, height), got {box!r}")
+    if len(box) != 4 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 and math.isfinite(v) for v in box):
+        raise ValueError(f"{path}: annotation {annotation['id']}: bbox must be four finite numbers (x, y, width, height), got {str(box)[:80]}")

@@ -41,9 +41,16 @@ def read_flickr_entities(folder: Path, photos: Iterable[str]) -> FlickrEntities:
             if not path.is_file():
                 raise FileNotFoundError(f"photo {photo} of Flickr30k Entities: {path} is missing; give the folder that holds Sentences/ and Annotations/")
         boxes = _read_boxes(annotations)
-        phrases[photo] = tuple(_phrases(line, boxes, sentences) for line in sentences.read_text(encoding="utf8").split("\n") if line)
+        phrases[photo] = tuple(_phrases(line, boxes, sentences) for line in _lines(sentences))
         files += [sentences, annotations]
     return FlickrEntities(phrases=phrases, files=tuple(files))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf8").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be text in UTF-8, byte {error.start} is not") from None
 
 
 def _phrases(line: str, boxes: dict[str, np.ndarray], path: Path) -> tuple[EntityPhrase, ...]:
@@ -64,6 +71,8 @@ def _read_boxes(path: Path) -> dict[str, np.ndarray]:
             if place is None:
                 continue
             xyxy = [float(place.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
+            if not np.isfinite(xyxy).all():
+                raise ValueError(f"got {xyxy}")
             for name in thing.findall("name"):
                 boxes.setdefault(name.text.strip(), []).append(xyxy)
     except (AttributeError, TypeError, ValueError) as error:
@@ -100,7 +109,7 @@ def read_sentences(folder: Path, photo: str) -> tuple[tuple[int, int], list[Sent
         size_hw = (int(size.findtext("height")), int(size.findtext("width")))
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{path}: must say the photo's size (height, width)") from None
-    return size_hw, [_sentence(line, boxes) for line in marks.read_text(encoding="utf8").split("\n") if line]
+    return size_hw, [_sentence(line, boxes) for line in _lines(marks)]
 
 
 def _sentence(line: str, boxes: dict[str, np.ndarray]) -> SentenceWithEntities:

@@ -45,20 +45,25 @@ def grounding_entries(content: Any, path: Path) -> tuple[list[dict], list[dict],
 
 def annotation_place(path: Path, annotation: dict, n: int) -> str:
     """Return how errors name annotation `n` of a file."""
-    return f"{path}: annotations, entry {annotation.get('id', f'number {n}')}"
+    return f"{path}: annotations, entry {str(annotation.get('id', f'number {n}'))[:40]}"
 
 
 def image_row(annotation: dict, row_of: dict[int, int], where: str) -> int:
     """Return the row of the annotation's image; ValueError for an unknown one."""
-    if annotation["image_id"] not in row_of:
-        raise ValueError(f"{where}: image_id {annotation['image_id']!r} is not among the {len(row_of)} images of the file")
+    if not isinstance(annotation["image_id"], int | str) or annotation["image_id"] not in row_of:
+        raise ValueError(f"{where}: image_id {str(annotation['image_id'])[:40]} is not among the {len(row_of)} images of the file")
     return row_of[annotation["image_id"]]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a JSON file is a finite number of pixels."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
 
 
 def four_numbers(bbox: Any, where: str) -> list[float]:
     """Return x, y, width, height; ValueError unless they are numbers."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
-        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {bbox!r}")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(v) for v in bbox):
+        raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {str(bbox)[:80]}")
     return bbox
 
 
@@ -66,7 +71,7 @@ def spans_of(given: Any, caption: str, where: str) -> Spans:
     """Return character spans in their order; ValueError unless there is one and all lie in the caption."""
     good = isinstance(given, list) and given and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
     if not good or any(not 0 <= begin < end <= len(caption) for begin, end in given):
-        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {given!r}")
+        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {str(given)[:80]}")
     return tuple((begin, end) for begin, end in given)
 
 
@@ -89,12 +94,12 @@ def phrases_of_images(images: Sequence[dict], annotations: Sequence[dict], row_o
 
 
 def _phrases(image: dict, boxes: Sequence[Sequence[float]], spans: Sequence[Spans], path: Path) -> CaptionPhrases:
-    where = f"{path}: images, entry {image['id']}"
+    where = f"{path}: images, entry {str(image['id'])[:40]}"
     asked = image.get("tokens_positive_eval")
     if asked is None:
         phrases = tuple(dict.fromkeys(tuple(sorted(of_box)) for of_box in spans))
     elif not isinstance(asked, list):
-        raise ValueError(f"{where}: tokens_positive_eval must be a list of phrases, each a list of spans, got {asked!r}")
+        raise ValueError(f"{where}: tokens_positive_eval must be a list of phrases, each a list of spans, got {str(asked)[:80]}")
     else:
         phrases = tuple(spans_of(given, image["caption"], f"{where}: tokens_positive_eval, phrase {n}") for n, given in enumerate(asked))
     xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
@@ -113,7 +118,7 @@ def _entries(content: Any, key: str, path: Path, required: Sequence[str]) -> lis
     for n, entry in enumerate(content[key]):
         missing = [f for f in required if f not in entry] if isinstance(entry, dict) else list(required)
         if missing:
-            name = entry.get("id", f"number {n}") if isinstance(entry, dict) else f"number {n}"
+            name = str(entry.get("id", f"number {n}"))[:40] if isinstance(entry, dict) else f"number {n}"
             raise ValueError(f"{path}: {key}, entry {name}: must have {', '.join(missing)}; is it in MDETR's form?")
     return content[key]
 
@@ -121,9 +126,16 @@ def _entries(content: Any, key: str, path: Path, required: Sequence[str]) -> lis
 def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
     row_of: dict[int, int] = {}
     for n, image in enumerate(images):
-        if image["id"] in row_of:
-            raise ValueError(f"{path}: images: the id {image['id']!r} is there twice; ids must be unique")
+        where = f"{path}: images, entry {str(image['id'])[:40]}"
+        if not isinstance(image["id"], int | str) or image["id"] in row_of:
+            what = "is there twice" if isinstance(image["id"], int | str) else "is no number and no text"
+            raise ValueError(f"{where}: the id {str(image['id'])[:40]} {what}; ids must be unique")
         if not isinstance(image["caption"], str) or not image["caption"].strip():
-            raise ValueError(f"{path}: images, entry {image['id']}: the caption must hold a word, got {image['caption']!r}")
+            raise ValueError(f"{where}: the caption must hold a word, got {str(image['caption'])[:80]!r}")
+        if not isinstance(image["file_name"], str) or not image["file_name"] or "\0" in image["file_name"]:
+            raise ValueError(f"{where}: file_name must be text, got {str(image['file_name'])[:80]!r}")
+        size = image["height"], image["width"]
+        if not all(is_number(v) and v >= 1 for v in size):
+            raise ValueError(f"{where}: height and width must be positive numbers of pixels, got {str(size)[:80]}")
         row_of[image["id"]] = n
     return row_of

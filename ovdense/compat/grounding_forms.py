@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ovdense.compat.grounding import Span
+from ovdense.compat.grounding import Span, is_number
 from ovdense.compat.json_text import loads
 
 
@@ -43,7 +43,7 @@ def read_odvg(path: Path) -> dict:
                 raise ValueError(f"{where}: must be a JSON object, got {type(entry).__name__}")
             missing = [k for k in ("filename", "height", "width") if k not in entry]
             if missing or not ({"grounding", "detection"} & set(entry)):
-                raise ValueError(f"{where}: must have filename, height, width, and grounding or detection, got {sorted(entry)}")
+                raise ValueError(f"{where}: must have filename, height, width, and grounding or detection, got {str(sorted(entry))[:200]}")
             caption, boxes = _grounding(entry["grounding"], where) if "grounding" in entry else _detection(entry["detection"], where)
             images.append({"id": n, "file_name": entry["filename"], "height": entry["height"], "width": entry["width"], "caption": caption})
             annotations += [{"id": len(annotations) + k, "image_id": n, "bbox": box, "tokens_positive": spans} for k, (box, spans) in enumerate(boxes, 1)]
@@ -51,41 +51,45 @@ def read_odvg(path: Path) -> dict:
 
 
 def _xywh(box: Any, where: str) -> list[float]:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-        raise ValueError(f"{where}: a bbox must be four numbers (x1, y1, x2, y2), got {box!r}")
+    if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box):
+        raise ValueError(f"{where}: a bbox must be four numbers (x1, y1, x2, y2), got {str(box)[:80]}")
     x1, y1, x2, y2 = box
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _grounding(entry: dict, where: str) -> tuple[str, list[tuple[list[float], list[list[int]]]]]:
-    caption, boxes = entry.get("caption"), []
-    if not isinstance(caption, str) or not isinstance(entry.get("regions"), list):
-        raise ValueError(f"{where}: grounding must have a caption and regions, got {sorted(entry)}")
+def _grounding(entry: Any, where: str) -> tuple[str, list[tuple[list[float], list[list[int]]]]]:
+    caption, boxes = entry.get("caption") if isinstance(entry, dict) else None, []
+    if not isinstance(caption, str) or not isinstance(entry.get("regions"), list) or not all(isinstance(r, dict) for r in entry["regions"]):
+        raise ValueError(f"{where}: grounding must have a caption and regions, got {str(entry)[:80]}")
     for region in entry["regions"]:
         spans = region.get("tokens_positive") or [list(s) for s in _find(caption, region.get("phrase"), where)]
         given = region.get("bbox")
         several = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+        if not isinstance(spans, list) or not all(isinstance(s, list) for s in spans):
+            raise ValueError(f"{where}: tokens_positive must be a list of spans, got {str(spans)[:80]}")
         boxes += [(_xywh(box, where), [list(s) for s in spans]) for box in several]
     return caption, boxes
 
 
 def _find(caption: str, phrase: Any, where: str) -> Iterator[Span]:
     """Yield every place of the phrases (one, or a list) in the caption."""
-    found = False
-    for text in [phrase] if isinstance(phrase, str) else phrase or []:
+    found, texts = False, [phrase] if isinstance(phrase, str) else phrase or []
+    if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
+        raise ValueError(f"{where}: a region's phrase must be text, or a list of texts, none of them empty, got {str(phrase)[:80]!r}")
+    for text in texts:
         start = caption.lower().find(text.lower())
         while start >= 0:
             found = True
             yield (start, start + len(text))
             start = caption.lower().find(text.lower(), start + len(text))
     if not found:
-        raise ValueError(f"{where}: a region's phrase must occur in the caption, {phrase!r} does not in {caption[:80]!r}; give tokens_positive")
+        raise ValueError(f"{where}: a region's phrase must occur in the caption, {str(phrase)[:80]!r} does not in {caption[:80]!r}; give tokens_positive")
 
 
 def _detection(entry: dict, where: str) -> tuple[str, list[tuple[list[float], list[list[int]]]]]:
-    instances = entry.get("instances")
-    if not isinstance(instances, list) or any("category" not in i for i in instances):
-        raise ValueError(f"{where}: detection must have instances, each with its category by name")
+    instances = entry.get("instances") if isinstance(entry, dict) else None
+    if not isinstance(instances, list) or not all(isinstance(i, dict) and isinstance(i.get("category"), str) and "bbox" in i for i in instances):
+        raise ValueError(f"{where}: detection must have instances, each with a bbox and its category by name")
     caption, span_of = "", {}
     for name in dict.fromkeys(i["category"] for i in instances):
         span_of[name] = [len(caption), len(caption) + len(name)]
@@ -97,11 +101,13 @@ def from_phrases(content: dict, path: Path) -> dict:
     """Return the phrase-span form as MDETR's; every phrase is to be found, each of its boxes is a box of its own."""
     images, annotations = [], []
     for image in content["images"]:
-        where = f"{path}: images, entry {image.get('id')}"
+        where = f"{path}: images, entry {str(image.get('id'))[:40]}"
         asked = []
+        if not isinstance(image["phrases"], list):
+            raise ValueError(f"{where}: phrases must be a list, got {type(image['phrases']).__name__}")
         for n, phrase in enumerate(image["phrases"]):
-            if not isinstance(phrase, dict) or not {"spans", "boxes"} <= set(phrase):
-                raise ValueError(f"{where}: phrase {n} must have spans and boxes, got {phrase!r}")
+            if not isinstance(phrase, dict) or not {"spans", "boxes"} <= set(phrase) or not isinstance(phrase["boxes"], list):
+                raise ValueError(f"{where}: phrase {n} must have spans and boxes, got {str(phrase)[:80]}")
             if phrase["boxes"]:
                 asked.append(phrase["spans"])
             annotations += [{"image_id": image.get("id"), "bbox": box, "tokens_positive": phrase["spans"]} for box in phrase["boxes"]]

@@ -45,8 +45,11 @@ def read_omnilabel(path: Path) -> OmniLabelFile:
     raw = entries_of(content, "descriptions", path, {"id": int, "text": str, "image_ids": list, "anno_info": dict})
     require_unique(raw, "descriptions", path)
     for d in raw:
-        if d["anno_info"].get("type") not in _KINDS:
-            raise ValueError(f"{path}: description {d['id']}: anno_info.type must be one of {', '.join(_KINDS)}, got {d['anno_info'].get('type')!r}")
+        kind = d["anno_info"].get("type")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(f"{path}: description {d['id']}: anno_info.type must be one of {', '.join(_KINDS)}, got {str(kind)[:80]!r}")
+        if not all(isinstance(i, int) for i in d["image_ids"]):
+            raise ValueError(f"{path}: description {d['id']}: image_ids must be integers, got {str(d['image_ids'])[:80]}")
     names = one_name_each({d["id"]: d["text"] for d in raw}, path, "description")
     asked: dict[int, list[int]] = {i["id"]: [] for i in images}
     for d in raw:
@@ -71,9 +74,9 @@ def _annotations(content: dict, path: Path, asked: dict[int, list[int]], known: 
     for a in entries_of(content, "annotations", path, {"id": int, "image_id": int, "bbox": list, "description_ids": list}):
         if a["image_id"] not in spaces:
             raise ValueError(f"{path}: annotation {a['id']}: image_id {a['image_id']!r} is not among the {len(spaces)} images of the file")
-        unknown = [d for d in a["description_ids"] if d not in known]
+        unknown = [d for d in a["description_ids"] if not isinstance(d, int) or d not in known]
         if unknown:
-            raise ValueError(f"{path}: annotation {a['id']}: description_ids names {unknown[0]!r}, which is not among the {len(known)} descriptions")
+            raise ValueError(f"{path}: annotation {a['id']}: description_ids names {str(unknown[0])[:40]!r}, which is not among the {len(known)} descriptions")
         require_box(a, path)
         out.append({**a, "description_ids": [d for d in a["description_ids"] if d in spaces[a["image_id"]]]})
     return tuple(out)

@@ -160,6 +160,7 @@ def read_coco(path: Path, *, invalid_boxes: InvalidBoxes = "raise", with_masks: 
     images = entries_of(content, "images", path, ("id", "height", "width"))
     image_ids = unique_ids(images, "images", path)
     annotations = entries_of(content, "annotations", path, ("id", "image_id", "category_id", "bbox", *(("segmentation",) if with_masks else ())))
+    unique_ids(annotations, "annotations", path)  # the official tools would measure with one of the two
     row = {int(i): n for n, i in enumerate(image_ids)}
     check_images(images, categories, path)
     check_annotations(annotations, row, categories, path)

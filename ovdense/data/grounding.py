@@ -80,7 +80,11 @@ class GroundingDetection(Dataset):
         self._starts = np.searchsorted(np.array(rows, dtype=np.int64)[order], np.arange(len(self._images) + 1))
         self._boxes = xyxy[order].astype(np.float32)
         self._spans, self._nouns = ([given[n] for n in order] for given in (spans, nouns))
-        self._final = np.array([float(annotations[n]["isfinal"]) for n in order]) if annotations and all("isfinal" in a for a in annotations) else None
+        final = [a["isfinal"] for a in annotations if "isfinal" in a]
+        wrong = [f for f in final if f not in (0, 1)]
+        if wrong:
+            raise ValueError(f"{self.ann_file}: isfinal must be 0 or 1, got {str(wrong[0])[:80]}")
+        self._final = np.array([float(final[n]) for n in order]) if annotations and len(final) == len(annotations) else None
         self._segmentations = self._encode([annotations[n] for n in order], row_of) if self.with_masks else None
 
     def _encode(self, annotations: Sequence[dict], row_of: Mapping[int, int]) -> np.ndarray:
@@ -152,9 +156,9 @@ def _path(image: dict, prefix: str | Mapping[str, str], path: Path) -> str:
     if isinstance(prefix, str):
         return str(Path(prefix) / image["file_name"])
     source = image.get("data_source")
-    if source not in prefix:
+    if not isinstance(source, str) or source not in prefix:
         known = ", ".join(prefix)
-        raise ValueError(f"{path}: images, entry {image['id']}: data_source must be one of {known} (those of image_prefix), got {source!r}")
+        raise ValueError(f"{path}: images, entry {image['id']}: data_source must be one of {known} (those of image_prefix), got {str(source)[:40]!r}")
     return str(Path(prefix[source]) / image["file_name"])
 
 
@@ -162,7 +166,7 @@ def _nouns(given: Any, where: str) -> tuple[str, ...] | None:
     if given is None:
         return None
     if not isinstance(given, list) or not all(isinstance(noun, str) and noun.strip() for noun in given):
-        raise ValueError(f"{where}: nouns must be a list of words, got {given!r}")
+        raise ValueError(f"{where}: nouns must be a list of words, got {str(given)[:80]}")
     return tuple(given)
 
 

@@ -13,13 +13,13 @@ def encode_segmentation(segmentation: object, size_hw: tuple[int, int], where: s
     height, width = (int(v) for v in size_hw)
     if isinstance(segmentation, list):
         for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
+            if not _is_polygon(polygon):
                 raise ValueError(f"{where}: a polygon must be at least three points x, y, ... of finite numbers, got {str(polygon)[:80]}")
         if not segmentation:
             raise ValueError(f"{where}: segmentation must have at least one polygon, got none")
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
-    if not isinstance(segmentation, dict) or "counts" not in segmentation or list(segmentation.get("size", ())) != [height, width]:
-        got = segmentation.get("size") if isinstance(segmentation, dict) else type(segmentation).__name__
+    if not isinstance(segmentation, dict) or "counts" not in segmentation or segmentation.get("size") not in ([height, width], (height, width)):
+        got = str(segmentation.get("size"))[:80] if isinstance(segmentation, dict) else type(segmentation).__name__
         raise ValueError(f"{where}: segmentation must be polygons, or an RLE of counts and size [{height}, {width}], got {got}")
     counts = segmentation["counts"]
     if isinstance(counts, list):
@@ -31,6 +31,15 @@ def encode_segmentation(segmentation: object, size_hw: tuple[int, int], where: s
     if runs is None or (runs < 0).any() or runs.sum() != height * width:  # the decoder would write past the mask
         raise ValueError(f"{where}: the RLE's counts must be text of runs that add up to {height} x {width} pixels, got {str(counts)[:80]!r}")
     return written
+
+
+FARTHEST = 1e6  # pixels from the image at which a polygon's point is a slip; the painter's own numbers end at 2**31
+
+
+def _is_polygon(given: object) -> bool:
+    """Return whether something is [x, y, x, y, x, y, ...] of numbers that can be pixels."""
+    numbers = isinstance(given, list) and len(given) >= 6 and len(given) % 2 == 0 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
+    return bool(numbers) and all(-FARTHEST <= v <= FARTHEST for v in given)
 
 
 def run_lengths(counts: bytes) -> np.ndarray | None:

@@ -73,13 +73,15 @@ def norms_over_ranks(model: nn.Module) -> int:
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or isinstance(module, RankBatchNorm):
             continue
+        if type(module) is nn.SyncBatchNorm and module.weight is not None and module.weight.is_cuda:
+            continue  # is one already, with kernels of its own
         if type(module) in _PLAIN:
             module.__class__ = RankBatchNorm
         elif hasattr(module, "act") and hasattr(module, "drop"):
             module.__class__ = RankBatchNormAct
         else:
             raise ValueError(f"{name}: a norm must be one of PyTorch's BatchNorms or timm's BatchNormAct2d to be synchronised, got {type(module).__name__}; "
-                             "set sync_bn=None")
+                             "give model_wrapper_cfg=dict(type=RankedDataParallel, sync_norms=False)")
         changed += 1
     return changed
 

@@ -1,4 +1,5 @@
 """Models over several ranks: gradients averaged, norms and losses over all of them, as if one process had the whole batch."""
+import warnings
 from collections.abc import Sequence
 
 from mmengine.model import MMDistributedDataParallel
@@ -22,4 +23,6 @@ class RankedDataParallel(MMDistributedDataParallel):
             norms_over_ranks(module)
         if all(p.device.type == "cpu" for p in module.parameters()):
             device_ids = None  # the runner names one whatever the device
-        super().__init__(module=module, device_ids=device_ids, broadcast_buffers=broadcast_buffers, find_unused_parameters=find_unused_parameters)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")  # its successor cannot be asked for through MMEngine yet
+            super().__init__(module=module, device_ids=device_ids, broadcast_buffers=broadcast_buffers, find_unused_parameters=find_unused_parameters)

@@ -20,6 +20,7 @@ from ovdense.evaluation.protocol import merged, software, weights_fingerprint
 from ovdense.evaluation.records import as_detections, detection_record, masks_of
 from ovdense.evaluation.report import format_table, write_json, write_report
 from ovdense.evaluation.results_file import write_rows
+from ovdense.methods.sharding import whole
 from ovdense.registry import HOOKS, METRICS
 from ovdense.structures import ImageTarget, Results
 from ovdense.text.caption_prompts import caption_prompt
@@ -60,7 +61,7 @@ class ReportHook(Hook):
 
     def before_test_epoch(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._run = _run_protocol(runner) | {"weights_sha256": weights_fingerprint(model.state_dict())}
+        self._run = _run_protocol(runner) | {"weights_sha256": weights_fingerprint({k: whole(v) for k, v in model.state_dict().items()})}
 
     def _report(self, runner: Runner, loop: Any, metrics: dict[str, float] | None, files: Sequence[Path]) -> None:
         if not metrics or not is_main_process():

@@ -130,7 +130,7 @@ def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPie
     if bare:
         warnings.warn(
             f"{len(bare)} of {len(vocabulary)} classes have no description and are prompted by name and kind alone "
-            f"(the first: {', '.join(map(repr, bare[:3]))}); attach some with text.vocabulary.with_descriptions",
+            f"(the first: {', '.join(repr(n[:80]) for n in bare[:3])}); attach some with text.vocabulary.with_descriptions",
             stacklevel=3,
         )
     return [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
@@ -186,7 +186,7 @@ def chunk_vocabulary(
             if last == first:
                 beside = f" beside {len(background)} background classes" if background else ""
                 raise ValueError(
-                    f"the text of one class must fit into {max_tokens} tokens, but class {vocabulary[classes[first]].name!r}{beside} needs "
+                    f"the text of one class must fit into {max_tokens} tokens, but class {vocabulary[classes[first]].name[:80]!r}{beside} needs "
                     f"{tokenizer.count(chunk.caption)}: {chunk.caption[:80]!r}...; shorten its description"
                 )
             chunk = _make_chunk(pieces, classes[first:last], background, prefix, closed)

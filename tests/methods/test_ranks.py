@@ -175,5 +175,5 @@ def test_norms_over_ranks__keep_names_modes_and_activations():
     class Other(nn.modules.batchnorm._BatchNorm):
         pass
 
-    with pytest.raises(ValueError, match="sync_bn=None"):
+    with pytest.raises(ValueError, match="sync_norms=False"):
         norms_over_ranks(nn.Sequential(Other(3)))
