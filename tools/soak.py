@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--predictions", type=int, default=2000, metavar="N", help="how many (default: 2000)")
     parser.add_argument("--warm-up", type=int, default=500, metavar="N", help="predictions before memory is compared (default: 500)")
     parser.add_argument("--sides", type=int, nargs=2, default=(48, 320), metavar="PX", help="shortest and longest side of an image (default: 48 320)")
+    parser.add_argument("--short-side", type=int, metavar="PX", help="what the model resizes a shortest side to (default: as its config says)")
     parser.add_argument("--most-classes", type=int, default=12, metavar="N", help="largest vocabulary (default: 12)")
     parser.add_argument("--max-growth", type=float, default=2.0, metavar="PERCENT", help="exit code 1 above this growth after the warm-up (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of images and vocabularies (default: 0)")
@@ -115,11 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
         import ovdense
+        from ovdense.data.transforms import ResizeShortestEdge
         from ovdense.text.vocabulary import load_vocabulary
 
         if not 0 <= args.warm_up < args.predictions:
             raise ValueError(f"--warm-up must lie in 0..{args.predictions - 1}, got {args.warm_up}")
         predictor, names = ovdense.load(args.model, args.weights), load_vocabulary("lvis").names
+        if args.short_side:
+            predictor.resize = ResizeShortestEdge((args.short_side,), 4 * args.short_side)
         rows = soak(predictor, names, args)
         growth = {c: round(growth_percent(rows["done"], rows[c], args.warm_up), 2) for c in ("resident_mib", "tensors_mib")}
         out = Path(args.out)

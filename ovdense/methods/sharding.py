@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast, is_main_process
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
@@ -34,6 +34,13 @@ def part_like(value: Tensor, sharded: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.detach().to(sharded.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
+
+
+class _Done:
+    """What a shared-out model has as `init_weights`: nothing, so that the runner does not initialise and broadcast parts."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        raise AttributeError("the weights were initialised before they were shared out")
 
 
 @MODEL_WRAPPERS.register_module()
@@ -64,9 +71,14 @@ class ShardedModel(nn.Module):
         if unknown or not shard:
             found = sorted({type(m).__name__ for m in module.modules()})
             raise ValueError(f"shard must name classes of the model's modules, got {tuple(shard)}; {sorted(unknown)} are none of {', '.join(found)}")
+        if hasattr(module, "init_weights"):
+            module.init_weights()
+        for value in module.state_dict().values():
+            broadcast(value)
         for part in reversed(parts):  # from the inside out
             fully_shard(part, **settings)
         fully_shard(module, **settings)
+        type(module).init_weights = _Done()  # of the class that fully_shard has made
         self.module = module
         module._register_load_state_dict_pre_hook(self._share_out)
 

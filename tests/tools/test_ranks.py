@@ -15,6 +15,7 @@ from mmengine.dataset import sampler as mmengine_sampler
 
 from ovdense.data.shapes import make_shapes
 from ovdense.evaluation.gather import in_order
+from ovdense.methods.checkpoints import read_checkpoint
 from tests.ranks import environment
 from tests.tiny_run import ROOT, write_config
 from tests.tools.test_tools import losses
@@ -59,7 +60,7 @@ def run(*args, **kwargs) -> str:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
+    return read_checkpoint(path)["state_dict"]
 
 
 @pytest.fixture(scope="module")

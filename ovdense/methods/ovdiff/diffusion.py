@@ -17,6 +17,8 @@ from ovdense.compat.atomic import atomic_folder
 from ovdense.registry import HOOKS, MODELS
 from ovdense.support.small_diffusion import build_small_pipeline
 
+MOST_KEPT = 8192  # captions
+
 
 @MODELS.register_module()
 class TextToImage(BaseModel):
@@ -40,7 +42,9 @@ class TextToImage(BaseModel):
 
     @torch.no_grad()
     def encode_captions(self, captions: list[str]) -> Tensor:
-        """Return the text states (B, L, D) that the pipeline itself would use, each caption encoded once."""
+        """Return the text states (B, L, D) that the pipeline itself would use; up to MOST_KEPT captions are encoded once."""
+        if len(self._states) > MOST_KEPT:
+            self._states.clear()
         for caption in sorted(set(captions) - self._states.keys()):
             self._states[caption] = self.pipeline.encode_prompt(caption, "cpu", 1, False)[0][0]
         return torch.stack([self._states[c] for c in captions]).to(self.alpha_bar.device)

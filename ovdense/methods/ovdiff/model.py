@@ -25,6 +25,8 @@ from ovdense.support.sources import SupportSource, TextHeat
 from ovdense.text.attributes import attribute_phrase
 from ovdense.vision.extractors import FeatureExtractor, ReadingSize
 
+MOST_KEPT = 20_000  # texts of prompts at hand
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrototypeSettings:
@@ -64,6 +66,8 @@ class CategoryFilter(nn.Module):
         self._rows: dict[str, Tensor] = {}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
+        if len(self._rows) > MOST_KEPT:
+            self._rows.clear()
         new = [p for p in dict.fromkeys(prompts) if p not in self._rows]
         if new:
             self._rows.update(zip(new, self.encoder.text.embed(new, ("{}",))))

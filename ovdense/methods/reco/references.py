@@ -25,6 +25,7 @@ from ovdense.text.prompts import average_unit
 
 ENCODE_BATCH = 10
 MEMORY_BYTES = 2**29  # of archive images' features
+MOST_KEPT = 20_000  # vectors of classes at hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,8 @@ class ReferenceBuilder:
         """Return the vector of a class, from memory, from disk, or computed."""
         key = f"{' / '.join(said)} | {', '.join(contexts)}"
         if key not in self._vectors:
+            if len(self._vectors) >= MOST_KEPT:
+                self._vectors.clear()  # they are on disk
             self._vectors[key] = self.cache.embed(_Computed(self, said, contexts), list(said))[0].to(self.device)
         return self._vectors[key]
 
