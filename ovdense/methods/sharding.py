@@ -36,6 +36,9 @@ def part_like(value: Tensor, sharded: Tensor) -> Tensor:
     return distribute_tensor(value.detach().to(sharded.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
+CALLED_OUTSIDE = ("set_vocabulary", "train_on", "protocol")  # what hooks call beside forward, and what may encode text
+
+
 class _Done:
     """What a shared-out model has as `init_weights`: nothing, so that the runner does not initialise and broadcast parts."""
 
@@ -48,12 +51,12 @@ class ShardedModel(nn.Module):
     """`module` with its weights shared out over all ranks; every submodule whose class is named in `shard` is gathered, run and let go by itself.
 
     `param_dtype`: "float32", or "bfloat16" for the gathered weights and activations (gradients are summed in float32). `sync_norms`: BatchNorm over all
-    ranks. What is run outside of the model's forward (set_vocabulary encodes lazily) sees parts only.
+    ranks. What is called outside of the model's forward sees parts only, but for CALLED_OUTSIDE.
     """
 
     def __init__(self, module: nn.Module, *, shard: Sequence[str], param_dtype: str = "float32", sync_norms: bool = False) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         super().__init__()
         if not distributed.is_initialized():
@@ -79,6 +82,9 @@ class ShardedModel(nn.Module):
             fully_shard(part, **settings)
         fully_shard(module, **settings)
         type(module).init_weights = _Done()  # of the class that fully_shard has made
+        for name in CALLED_OUTSIDE:
+            if hasattr(module, name):
+                register_fsdp_forward_method(module, name)
         self.module = module
         module._register_load_state_dict_pre_hook(self._share_out)
 
