@@ -32,7 +32,7 @@ def seconds_of(config: str, ranks: int, args: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as work:
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         root = ["--data-root", args.data_root] if args.data_root else []
-        options = [f"train_cfg.max_iters={args.iterations}", f"train_cfg.val_interval={10 * args.iterations}", "train_dataloader.num_workers=0",
+        options = [f"train_cfg.max_iters={args.iterations}", "train_cfg.val_begin=1000000000", "train_dataloader.num_workers=0",
                    "train_dataloader.persistent_workers=False", f"train_dataloader.batch_size={args.batch_size}", "default_hooks.logger.interval=1",
                    "log_processor.window_size=1", f"default_hooks.checkpoint.interval={10 * args.iterations}", "default_hooks.checkpoint.save_last=False"]
         command = [sys.executable, *start, str(ROOT / "tools/train.py"), config, "--launcher", "pytorch", "--work-dir", work, *root, "--cfg-options", *options]
