@@ -47,13 +47,13 @@ class ClassEntry:
     is_background: bool = False
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {self.name[:80]!r}")
+        _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {str(self.name)[:80]!r}")
         _require(self.frequency in (None, "r", "c", "f"), f"class {self.name[:80]!r}: frequency must be r, c, f or None, got {self.frequency!r}")
         for field in ("synonyms", "descriptions", "similar"):
             value = getattr(self, field)
             _require(
                 isinstance(value, tuple) and all(isinstance(v, str) and v.strip() for v in value),
-                f"class {self.name[:80]!r}: {field} must be a tuple of non-empty strings, got {value!r}",
+                f"class {self.name[:80]!r}: {field} must be a tuple of non-empty strings, got {str(value)[:200]}",
             )
 
     @property
