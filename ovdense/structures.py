@@ -47,7 +47,7 @@ class ClassEntry:
     is_background: bool = False
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {str(self.name)[:80]!r}")
+        _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {repr(self.name)[:80]}")
         _require(self.frequency in (None, "r", "c", "f"), f"class {self.name[:80]!r}: frequency must be r, c, f or None, got {self.frequency!r}")
         for field in ("synonyms", "descriptions", "similar"):
             value = getattr(self, field)
