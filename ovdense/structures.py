@@ -85,7 +85,7 @@ class Vocabulary(Sequence):
     def of(cls, names: Sequence[str]) -> "Vocabulary":
         """Return the vocabulary of bare `names`."""
         if isinstance(names, str):
-            raise ValueError(f"names must be a sequence of strings, got one string {names[:80]!r}; write a list of it")
+            raise ValueError(f"names must be a sequence of strings, got one string {names[:80]!r}; write [{names[:80]!r}]")
         return cls(tuple(ClassEntry(name=n) for n in names))
 
     def __len__(self) -> int:
