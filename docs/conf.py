@@ -30,4 +30,4 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "code"
 pygments_style = "tango"
 pygments_dark_style = "monokai"
-suppress_warnings = ["toc.empty_glob"]
+suppress_warnings = ["toc.not_included"]  # a page is found by search before it has its place in index.md
