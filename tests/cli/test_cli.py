@@ -147,7 +147,7 @@ def test_info__says_what_pyproject_says(capsys, tmp_path, monkeypatch):
     section = (ROOT / "pyproject.toml").read_text(encoding="utf8").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     extras = {extra: ast.literal_eval(packages) for extra, packages in re.findall(r"^(\w+) = (\[[^]]*\])", section, re.M)}
     extras = {extra: tuple(re.split(r"[><=]", package)[0] for package in packages) for extra, packages in extras.items()}
-    assert {extra: names for extra, (names, _) in info.EXTRAS.items()} == {e: names for e, names in extras.items() if e not in ("test", "docs", "dev")}
+    assert {extra: names for extra, (names, _) in info.EXTRAS.items()} == {e: names for e, names in extras.items() if e not in ("test", "docs", "fuzz")}
     assert main(["info"]) == 0
     told = capsys.readouterr().out
     assert "onedl-mmengine" in told and str(tmp_path) in told and "5 B" in told
