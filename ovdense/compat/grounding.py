@@ -134,8 +134,8 @@ def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
             raise ValueError(f"{where}: the caption must hold a word, got {str(image['caption'])[:80]!r}")
         if not isinstance(image["file_name"], str) or not image["file_name"] or "\0" in image["file_name"]:
             raise ValueError(f"{where}: file_name must be text, got {str(image['file_name'])[:80]!r}")
-        size = image["height"], image["width"]
-        if not all(is_number(v) and v >= 1 for v in size):
+        size = image["height"], image["width"]  # MDETR wrote some as text
+        if not all(v.isdecimal() and v.isascii() and len(v) < 10 and int(v) >= 1 if isinstance(v, str) else is_number(v) and v >= 1 for v in size):
             raise ValueError(f"{where}: height and width must be positive numbers of pixels, got {str(size)[:80]}")
         row_of[image["id"]] = n
     return row_of

@@ -76,7 +76,7 @@ def _annotations(content: dict, path: Path, asked: dict[int, list[int]], known: 
             raise ValueError(f"{path}: annotation {a['id']}: image_id {a['image_id']!r} is not among the {len(spaces)} images of the file")
         unknown = [d for d in a["description_ids"] if not isinstance(d, int) or d not in known]
         if unknown:
-            raise ValueError(f"{path}: annotation {a['id']}: description_ids names {str(unknown[0])[:40]!r}, which is not among the {len(known)} descriptions")
+            raise ValueError(f"{path}: annotation {a['id']}: description_ids names {repr(unknown[0])[:40]}, which is not among the {len(known)} descriptions")
         require_box(a, path)
         out.append({**a, "description_ids": [d for d in a["description_ids"] if d in spaces[a["image_id"]]]})
     return tuple(out)

@@ -146,9 +146,10 @@ def test_exemplars__are_a_prompt_kind_of_segmenters(examples, tmp_path):
     image, truth = scene({"red": (0, 0, 32, 80), "blue": (32, 0, 64, 80)})
     for model, least in ((model_of(FolderSupport(examples), tmp_path), 0.95), (MaskClip(ConseDualEncoder(short_sides=(64,))), 0.0)):
         predictor = OpenVocabPredictor(model, resize=ResizeShortestEdge((64,), 80))
-        assert predictor.set_exemplars(examples) == ("blue", "green", "red") and model.prompt == "exemplars"
+        named = ("blue", "green", "red") if not model.wants_background else ("background", "blue", "green", "red")
+        assert predictor.set_exemplars(examples) == named and model.prompt == "exemplars"
         label = predictor.predict(image).label_map_HW.numpy()
-        assert label.shape == truth.shape and (label == np.where(truth == 1, 2, 0)).mean() >= least
+        assert label.shape == truth.shape and (label == np.where(truth == 1, named.index("red"), named.index("blue"))).mean() >= least
     with pytest.raises(ValueError, match="folder of pictures"):
         (tmp_path / "empty").mkdir()
         predictor.set_exemplars(tmp_path / "empty")
