@@ -230,7 +230,7 @@ def runner(folder, name, **how):
 
     loader = dict(batch_size=1, num_workers=0, sampler=dict(type="InfiniteSampler"), dataset=dict(type=TwoNumbers))
     return Runner(Tiny(), str(folder), train_dataloader=loader, train_cfg=dict(type=IterBasedTrainLoop, max_iters=1), experiment_name=name,
-                  optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)), default_scope="mmengine", log_level="ERROR",
+                  optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)), default_scope="ovdense", log_level="ERROR",
                   default_hooks=dict(checkpoint=dict(type=AtomicCheckpointHook, interval=1, by_epoch=False)), **how)  # fmt: skip
 
 
