@@ -270,7 +270,6 @@ def fixed_sizes(model: nn.Module, size_hw: tuple[int, int]):
 def _resizer(encoder: Any, size_hw: tuple[int, int]):
     made: dict[int, nn.Module | None] = {}
     for side in encoder.short_sides:
-        scale = side / min(size_hw)
-        size = tuple(max(encoder.STRIDE, round(v * scale / encoder.STRIDE) * encoder.STRIDE) for v in size_hw)
+        size = tuple(encoder.size_at(size_hw, side))
         made[side] = None if size == tuple(size_hw) else _FixedResize(size_hw, size).to(encoder.anchors_MD)
     return lambda images, short_side: images if made[short_side] is None else made[short_side](images)

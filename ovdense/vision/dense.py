@@ -62,7 +62,7 @@ class ConseEncoder(DenseImageEncoder):
     `anchors_MD`: unit vectors of its M classes in the text space. `weights`: "embedded", a path, or None.
     """
 
-    STRIDE = 32
+    STRIDE, MOST_LONG = 32, 6
 
     def __init__(
         self,
@@ -114,11 +114,18 @@ class ConseEncoder(DenseImageEncoder):
     def _whole(self, probs_BMHW: Tensor) -> Tensor:
         return F.normalize(probs_BMHW.mean((2, 3)) @ self.anchors_MD, dim=1)
 
+    def size_at(self, size_hw: Sequence[int], short_side: int) -> list[int]:
+        """Return [height, width], multiples of the stride, for images of this size at this short side.
+
+        The long side is at most `MOST_LONG` short sides, and a strip's short side is stretched: 1 x 400 pixels would become 512 x 200,000.
+        """
+        scale = min(short_side / min(size_hw), self.MOST_LONG * short_side / max(size_hw))
+        return [max(self.STRIDE, round(side * scale / self.STRIDE) * self.STRIDE) for side in size_hw]
+
     def _resized(self, images_BCHW: Tensor, short_side: int) -> Tensor:
         """Return the images with this short side; the range of pixels is kept, as when images are resized as bytes."""
         height, width = images_BCHW.shape[2:]
-        scale = short_side / min(height, width)
-        size = [max(self.STRIDE, round(side * scale / self.STRIDE) * self.STRIDE) for side in (height, width)]
+        size = self.size_at((height, width), short_side)
         if size == [height, width]:
             return images_BCHW
         low, high = images_BCHW.amin((2, 3), keepdim=True), images_BCHW.amax((2, 3), keepdim=True)

@@ -118,6 +118,14 @@ def test_conse__is_the_mean_posteriors_mixture_of_anchors():
     torch.testing.assert_close(encoder.encode_dense(image).tensor_BCHW, want)
 
 
+def test_conse__a_strip_is_not_blown_up():
+    anchors = F.normalize(torch.randn(1000, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    encoder = ConseEncoder(anchors_MD=anchors, weights=None, short_sides=(64,))
+    assert encoder.size_at((480, 640), 384) == [384, 512] and encoder.size_at((1, 400), 512) == [32, 3072] and encoder.size_at((20_000, 10), 64) == [384, 32]
+    places, whole = encoder.encode_places(torch.randn(1, 3, 1, 400))
+    assert places.tensor_BCHW.shape[1] == 8 and places.tensor_BCHW.shape[-1] == 12 and torch.isfinite(whole).all()
+
+
 def test_conse__anchors_must_be_as_many_as_classes():
     with pytest.raises(ValueError, match="one an anchor"):
         ConseEncoder(anchors_MD=torch.eye(10), weights=None)
