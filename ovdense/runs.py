@@ -1,5 +1,6 @@
 """From a config file and command line flags to an MMEngine Runner: what tools/train.py and tools/test.py share."""
 import argparse
+import atexit
 import inspect
 import os
 import re
@@ -104,6 +105,7 @@ def configure(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     if args.launcher != "none":
         join_processes(cfg)
+        atexit.register(leave_processes)
         use_ranks(cfg)
     return cfg
 
@@ -126,6 +128,14 @@ def join_processes(cfg: Config) -> None:
                          "start with: torchrun --nproc-per-node 2 tools/train.py ...")  # fmt: skip
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
+
+
+def leave_processes() -> None:
+    """End the process group: a process that ends while the group's threads still run is now and then aborted, and the launcher calls the run failed."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def use_ranks(cfg: Config) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-import kill_jobs  # noqa: E402
+import _kill_jobs as kill_jobs  # noqa: E402
 
 from ovdense.compat.atomic import remove_left, replace_file  # noqa: E402
 from ovdense.runs import clean_errors  # noqa: E402

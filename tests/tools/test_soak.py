@@ -27,7 +27,7 @@ def test_soak__writes_figures_and_a_plot_and_fails_where_memory_grows(tmp_path, 
 
     def leaking():
         grown.append(np.ones(2))
-        return held() * (1 + len(grown))
+        return held() * 2 ** len(grown)
 
     monkeypatch.setattr(script, "resident_bytes", leaking)
     assert script.main([*arguments, "--max-growth", "50"]) == 1
