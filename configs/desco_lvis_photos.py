@@ -1,5 +1,7 @@
 """DesCo on a small set of real photos in LVIS v1 form, at CPU size, from embedded weights; all 1,203 names at test time.
 
+Result: AP 1.6 (AP50 4.3) on 50 photos asked by all 1,203 names, trained on 178 for 1,000 iterations, seed 0; asked by LVIS's definitions, those that
+do not say the noun, the best box of a description lies on its object (IoU 0.5) in 73 of 156 cases on training photos, 16 of 43 on the others.
 Data: lvis_mini/ and coco_mini/ below the data root (LVIS v1's own form, photos of COCO 2017).
 Train: python tools/train.py configs/desco_lvis_photos.py --data-root DATA
 Test:  python tools/test.py configs/desco_lvis_photos.py work_dirs/desco_lvis_photos --data-root DATA
