@@ -13,7 +13,7 @@ from ovdense.web.limits import Limits
 from tests.web.server import get, post, serving
 
 CLIENTS, WAITING, ROUNDS = 50, 8, 2
-LIMITS = Limits(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=WAITING, images=4, answers=4, side=200)
+LIMITS = Limits(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=WAITING, images=40, answers=4, side=200)
 
 
 def picture(seed: int) -> bytes:
