@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median_high
 
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, interleaved_seconds, print_rows
@@ -153,14 +154,10 @@ def compared(what: str, ours, published, repeats: int) -> dict:
     for name, run in (("ours", ours), ("published", as_published)):
         with PeakMemory() as memory[name]:
             run()
-    seconds = {name: _median(times) for name, times in interleaved_seconds({"ours": ours, "published": as_published}, repeats, warm_up=0).items()}
+    seconds = {name: median_high(times) for name, times in interleaved_seconds({"ours": ours, "published": as_published}, repeats, warm_up=0).items()}
     return {"what": what, "published_s": round(seconds["published"], 2), "ours_s": round(seconds["ours"], 2),
             "times_faster": round(seconds["published"] / seconds["ours"], 2), "off": "",
             "published_gib": round(memory["published"].mib / 1024, 2), "ours_gib": round(memory["ours"].mib / 1024, 2)}  # fmt: skip
-
-
-def _median(times: Sequence[float]) -> float:
-    return sorted(times)[len(times) // 2]
 
 
 def testing(model, args: argparse.Namespace) -> list[dict]:
@@ -221,7 +218,7 @@ def testing(model, args: argparse.Namespace) -> list[dict]:
         captions = len(ask("many"))
         with PeakMemory() as memory:
             one()
-        many = _median(interleaved_seconds({"many": one}, args.repeats, warm_up=0)["many"])
+        many = median_high(interleaved_seconds({"many": one}, args.repeats, warm_up=0)["many"])
         rows.append({"what": f"{count} names, {captions} captions", "published_s": published_seconds, "ours_s": round(many, 2), "off": "",
                      "times_faster": round(published_seconds / many, 2), "published_gib": published_gib, "ours_gib": round(memory.mib / 1024, 2)})  # fmt: skip
     if args.whole_lvis:

@@ -69,8 +69,8 @@ def measure(model, dataset, first: int | None = None) -> list[dict]:
                   *(model.decode([score], [target])[0].label_map_HW.cpu().numpy() for score in (score_KHW, told_KHW)))
         for name, label in zip(answers, labels, strict=True):
             confusion[name] += confusion_matrix(truth, label, classes)
-    return [{"answer": name, "mIoU": round(float(summary(m)["mIoU"]), 1), "aAcc": round(float(summary(m)["aAcc"]), 1), "images": number}
-            for name, m in confusion.items()]
+    found = {name: summary(matrix) for name, matrix in confusion.items()}
+    return [{"answer": name, "mIoU": round(float(s["mIoU"]), 1), "aAcc": round(float(s["aAcc"]), 1), "images": number} for name, s in found.items()]
 
 
 if __name__ == "__main__":

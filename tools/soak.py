@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.atomic import replace_file
 from ovdense.runs import clean_errors
 
 EVERY = 20
@@ -128,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         growth = {c: round(growth_percent(rows["done"], rows[c], args.warm_up), 2) for c in ("resident_mib", "tensors_mib")}
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "soak.json").write_text(json.dumps({"model": args.model, "seed": args.seed, "warm_up": args.warm_up, "growth_percent": growth, **rows}))
+        content = {"model": args.model, "seed": args.seed, "warm_up": args.warm_up, "growth_percent": growth, **rows}
+        replace_file(out / "soak.json", json.dumps(content))
         took = rows["seconds"][-1]
         said = f"{args.model}: {args.predictions} predictions in {took:.0f} s, memory {growth['resident_mib']:+.2f}% after the first {args.warm_up}"
         draw(rows, args.warm_up, said, out / "soak.png")
