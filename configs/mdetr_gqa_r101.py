@@ -20,7 +20,7 @@ from ovdense.evaluation.grounding import PhraseGroundingMetric
 from ovdense.methods.asking import CaptionTestLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
-optim_wrapper.optimizer = dict(type=AdamW, lr=1.4e-4, weight_decay=1e-4)
+optim_wrapper.optimizer = dict(type=AdamW, lr=1.4e-4, weight_decay=1e-4, fused=True)
 optim_wrapper.paramwise_cfg = dict(backbone_lr=1.4e-5, text_lr=7e-5)
 model.head = dict(columns=256, align_width=0, answers="gqa")
 model.criterion = dict(answer_weight=25.0, align_weight=0.0)

@@ -19,7 +19,7 @@ from ovdense.evaluation.referring import ReferringMetric
 from ovdense.methods.asking import CaptionTestLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
-optim_wrapper.optimizer = dict(type=AdamW, lr=5e-5, weight_decay=1e-4)
+optim_wrapper.optimizer = dict(type=AdamW, lr=5e-5, weight_decay=1e-4, fused=True)
 optim_wrapper.paramwise_cfg = dict(backbone_lr=1e-5, text_lr=1e-5)
 model.test = dict(phrase_score="object")
 load_from = "checkpoints/mdetr_pretrained_r101.pth"

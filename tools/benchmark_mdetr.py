@@ -242,8 +242,43 @@ def _once(run) -> float:
     return time.perf_counter() - start
 
 
+def steps(model, losses, config: str):
+    """Return two functions, each a whole step of training: the config's optimizer and average, and the release's (engine.py and util/optim.py)."""
+    from copy import deepcopy
+
+    import torch
+    from mmengine.model import ExponentialMovingAverage
+    from mmengine.optim import build_optim_wrapper
+
+    from ovdense.api import load_config
+
+    wrapper = load_config(config).optim_wrapper
+    optim = build_optim_wrapper(model, wrapper)
+    average = ExponentialMovingAverage(model, momentum=0.0002)
+    groups = [{"params": group["params"], "lr": group["lr"]} for group in optim.param_groups]
+    plain = torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4, foreach=False, fused=False)
+    kept, max_norm = deepcopy(model).state_dict(), wrapper.clip_grad.max_norm
+
+    def ours() -> None:
+        optim.update_params(losses())
+        average.update_parameters(model)
+
+    def published() -> None:
+        loss = losses()
+        plain.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
+        plain.step()
+        with torch.no_grad():
+            now = model.state_dict()
+            for name, value in kept.items():
+                value.copy_(value * 0.9998 + (1.0 - 0.9998) * now[name])
+
+    return ours, published
+
+
 def training(model, args: argparse.Namespace) -> list[dict]:
-    """Return the row of a training step, forward and backward, without the optimizer."""
+    """Return the rows of forward and backward, and of a whole training step: with clipping, optimizer and moving average of the weights."""
     import torch
 
     from ovdense.structures import ImageTarget
@@ -259,14 +294,19 @@ def training(model, args: argparse.Namespace) -> list[dict]:
     data = model.data_preprocessor({"images": pixels, "targets": targets}, True)
     model.train()
 
-    def step() -> None:
+    def losses() -> torch.Tensor:
         torch.manual_seed(0)
-        model.zero_grad(set_to_none=True)
-        sum(v for k, v in model(**data, mode="loss").items() if k.startswith("loss")).backward()
+        return sum(v for k, v in model(**data, mode="loss").items() if k.startswith("loss"))
 
-    row = compared(f"training step, {args.batch} images", step, step, args.repeats)
+    def gradients() -> None:
+        model.zero_grad(set_to_none=True)
+        losses().backward()
+
+    rows = [compared(f"forward and backward, {args.batch} images", gradients, gradients, args.repeats)]
+    ours, published = steps(model, losses, args.config)
+    rows.append(compared(f"training step, {args.batch} images", ours, published, args.repeats) | {"published_gib": "", "ours_gib": ""})
     model.eval()
-    return [row]
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ model = dict(
 optim_wrapper = dict(
     type=OptimWrapper,
     constructor=MdetrRates,
-    optimizer=dict(type=AdamW, lr=1e-4, weight_decay=1e-4),
+    optimizer=dict(type=AdamW, lr=1e-4, weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=0.1),
     paramwise_cfg=dict(backbone_lr=1e-5, text_lr=5e-5),
 )
