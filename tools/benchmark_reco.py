@@ -121,23 +121,29 @@ def retrieval(images: int, width: int, k: int = 50, queries: int = 80) -> dict:
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
+    """Draw seconds and memory, once over the images (at 14 x 14) and once over the patches (of 50 images)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2))
-    for axis, key, unit in ((axes[0], "cpu_s", "CPU seconds, one thread"), (axes[1], "MiB", "memory above the start, MiB")):
-        for who, marker in (("published", "s"), ("ours", "o")):
-            points = sorted((r["patches"], r[f"{who}_{key}"]) for r in rows if isinstance(r[f"{who}_{key}"], (int, float)))
-            axis.plot(*zip(*points), marker=marker, linestyle="none", alpha=0.8, label={"published": "all at once (published)", "ours": "pairs of images"}[who])
-        axis.set(xscale="log", yscale="log", xlabel="patches of all images", ylabel=unit)
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.grid(alpha=0.3)
-        axis.legend()
+    figure, axes = pyplot.subplots(2, 2, figsize=(10, 7))
+    series = (("images", "images of 14 x 14 patches", [r for r in rows if r["grid"] == "14 x 14"]),
+              ("patches", "patches of 50 images", [r for r in rows if r["images"] == 50]))  # fmt: skip
+    for column, (x, xlabel, chosen) in zip(axes.T, series):
+        for axis, key, unit in ((column[0], "cpu_s", "CPU seconds, one thread"), (column[1], "MiB", "memory above the start, MiB")):
+            for who, label in (("published", "all at once (published)"), ("ours", "pairs of images (ours)")):
+                points = sorted((r[x], r[f"{who}_{key}"]) for r in chosen if isinstance(r[f"{who}_{key}"], (int, float)))
+                axis.plot(*zip(*points), marker="s" if who == "published" else "o", label=label)
+            axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=unit)
+            axis.set_xticks(sorted({r[x] for r in chosen}))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3)
+            axis.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,11 +93,26 @@ def _pairs(place_NPC: Tensor, block: int) -> Tensor:
     parts = -(-p * p // block) if side == 1 else 1  # of an image
     for first in range(0, n, side):
         last = min(first + side, n)
-        for i in range(first, last):  # the pairs inside: each image with itself and those after it
-            _multiply(place_NPC, grid_NPN, (i, i + 1), (i, last), parts)
+        if side == 1:
+            grid_NPN[first, :, first] = _itself(place_NPC[first], max(1, min(-(-p // 4), block // p)))
+        else:
+            for i in range(first, last):  # the pairs inside: each image with itself and those after it
+                _multiply(place_NPC, grid_NPN, (i, i + 1), (i, last), parts)
         for start in range(last, n, side):
             _multiply(place_NPC, grid_NPN, (first, last), (start, min(start + side, n)), parts)
     return grid_NPN
+
+
+def _itself(place_PC: Tensor, size: int) -> Tensor:
+    """Return (P,): the best product of each place with the places of its own image; of the symmetric products few are made twice."""
+    best_P = place_PC.new_full((len(place_PC),), -torch.inf)
+    for top in range(0, len(place_PC), size):
+        end = top + size
+        product_RS = place_PC[top:end] @ place_PC[top:].T  # the places before have met these
+        best_P[top:end] = torch.maximum(best_P[top:end], product_RS.amax(1))
+        if end < len(place_PC):
+            best_P[end:] = torch.maximum(best_P[end:], product_RS[:, size:].amax(0))
+    return best_P
 
 
 def _multiply(place_NPC: Tensor, grid_NPN: Tensor, rows: tuple[int, int], columns: tuple[int, int], parts: int) -> None:
