@@ -1,7 +1,7 @@
 """MDETR on GQA as published: question answering with a slot and a head for each type of question, from the pretrained weights.
 
-Paper: arXiv 2104.12763. 125 chunks, 25 of which are an epoch, without a drop of rates. Published test-dev accuracy 62.48; answers are read with
-`model.run(...)[0].answers`, this test is of grounding. Data: tools/build_grounding.py gqa ... --answers gqa_answer2id_by_type.json.
+Paper: arXiv 2104.12763. 125 chunks, 25 of which are an epoch, without a drop of rates. Published test-dev accuracy 62.48.
+Data: tools/build_grounding.py gqa ... --answers gqa_answer2id_by_type.json.
 Train: torchrun --nproc-per-node 8 tools/train.py configs/mdetr_gqa_r101.py --launcher pytorch --data-root DATA
 Test:  python tools/test.py configs/mdetr_gqa_r101.py CHECKPOINT --data-root DATA
 """
@@ -9,14 +9,14 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.default_runtime import default_hooks, default_scope, env_cfg, log_level, log_processor, randomness, resume, visualizer
-    from ._base_.mdetr_data import augmented, test_dataloader, train_dataloader
+    from ._base_.mdetr_data import asked, augmented, test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import auto_scale_lr, custom_hooks, model, optim_wrapper
 
 from mmengine.runner import EpochBasedTrainLoop
 from torch.optim import AdamW
 
-from ovdense.data.grounding import GroundingDetection
-from ovdense.evaluation.grounding import PhraseGroundingMetric
+from ovdense.data.grounding import GroundingDetection, QuestionDetection
+from ovdense.evaluation.answers import AnswerMetric
 from ovdense.methods.asking import CaptionTestLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
@@ -35,8 +35,15 @@ train_dataloader.dataset = dict(
     invalid_boxes="drop",
     transforms=augmented,
 )
-test_dataloader.dataset.ann_file = "mdetr_annotations/final_flickr_separateGT_test.json"
-test_evaluator = [dict(type=PhraseGroundingMetric, entities="flickr30k/flickr30k_entities")]
+test_dataloader.dataset = dict(
+    type=QuestionDetection,
+    dataset_name="GQA",
+    ann_file="mdetr_annotations/gqa_questions_testdev.json",
+    image_prefix="vg/images",
+    transforms=asked,
+    invalid_boxes="drop",
+)
+test_evaluator = [dict(type=AnswerMetric)]
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=5)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=5, drop=6, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

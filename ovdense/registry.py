@@ -93,6 +93,7 @@ METRICS = Registry(
         "ovdense.evaluation.d3",
         "ovdense.evaluation.grounding",
         "ovdense.evaluation.absence",
+        "ovdense.evaluation.answers",
         "ovdense.evaluation.referring",
         "ovdense.evaluation.phrase_masks",
         "ovdense.evaluation.phrase_cut",

@@ -274,7 +274,7 @@ class Results:
 
     `masks_NHW` bool: one mask a detection, at the file's size. `label_map_HW` int64: the class of every pixel of the file
     (a segmenter's answer; `boxes_xyxy`, `scores`, `labels` are then empty). Where a caption was asked,
-    `names` are its phrases.
+    `names` are its phrases; where it was a question, `answers` are those of the heads (head -> index, as `ImageTarget.answers`).
     """
 
     boxes_xyxy: Tensor
@@ -285,6 +285,7 @@ class Results:
     image_id: int = 0
     masks_NHW: Tensor | None = None
     label_map_HW: Tensor | None = None
+    answers: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)

@@ -32,7 +32,7 @@ def to_seg_data_sample(results: Results, target: ImageTarget | None = None) -> B
 
 
 def to_det_data_sample(results: Results) -> BaseDataElement:
-    """Return `results` as a DetDataSample: metainfo img_id, ori_shape (h, w); pred_instances.bboxes (xyxy, file pixels), scores, labels, masks."""
+    """Return `results` as a DetDataSample: metainfo img_id, ori_shape (h, w); pred_instances.bboxes (xyxy, file pixels), scores, labels, masks; answers."""
     install()
     from mmdet.structures import DetDataSample
 
@@ -40,6 +40,8 @@ def to_det_data_sample(results: Results) -> BaseDataElement:
     sample.pred_instances = InstanceData(bboxes=results.boxes_xyxy, scores=results.scores, labels=results.labels)
     if results.masks_NHW is not None:
         sample.pred_instances.masks = results.masks_NHW
+    if results.answers is not None:
+        sample.answers = dict(results.answers)
     return sample
 
 
@@ -68,5 +70,5 @@ def from_det_data_sample(sample: BaseDataElement, names: Sequence[str]) -> Resul
     return Results(
         boxes_xyxy=boxes[order], scores=instances.scores[order], labels=instances.labels[order],
         names=tuple(names), size_hw=tuple(sample.ori_shape[:2]), image_id=sample.img_id,
-        masks_NHW=instances.masks[order] if "masks" in instances else None,
+        masks_NHW=instances.masks[order] if "masks" in instances else None, answers=sample.answers if "answers" in sample else None,
     )

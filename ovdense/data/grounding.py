@@ -196,7 +196,7 @@ class PhraseGroundingDetection(GroundingDetection):
             ann_file=ann_file, image_prefix=image_prefix, data_root=data_root, dataset_name=dataset_name, transforms=transforms, invalid_boxes=invalid_boxes
         )
         self.image_folder = self._folder / image_prefix
-        self.vocabulary = Vocabulary.of([f"phrase {n + 1}" for n in range(max(map(len, self._phrases.values())))])
+        self.vocabulary = Vocabulary.of([f"phrase {n + 1}" for n in range(max(1, *map(len, self._phrases.values())))])
         self.metainfo |= {"classes": self.vocabulary.names, "prompt": self.prompt}
 
     def _choose(self, annotations: Sequence[dict], row_of: Mapping[int, int], filter_empty: bool) -> np.ndarray:
@@ -209,6 +209,19 @@ class PhraseGroundingDetection(GroundingDetection):
         if image_id not in self._phrases:
             raise KeyError(f"image {image_id} is not among the {len(self._phrases)} images with a phrase of {self.ann_file}")
         return self._phrases[image_id]
+
+
+@DATASETS.register_module()
+class QuestionDetection(PhraseGroundingDetection):
+    """Questions on images, for testing: as `PhraseGroundingDetection`, with all questions whose `answers` the file has, phrases or none."""
+
+    def _choose(self, annotations: Sequence[dict], row_of: Mapping[int, int], filter_empty: bool) -> np.ndarray:
+        found = phrases_of_images(self._images, annotations, row_of, self.ann_file)
+        rows = [row for row, image in enumerate(self._images) if image.get("answers")]
+        if not rows:
+            raise ValueError(f"{self.ann_file}: there must be a question with 'answers', got none; build the file with --answers (tools/build_grounding.py)")
+        self._phrases = {self._images[row]["id"]: found[row] for row in rows}
+        return np.array(rows, dtype=np.int64)
 
 
 @DATASETS.register_module()

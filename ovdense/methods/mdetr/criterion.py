@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ovdense.compat.ranks import per_rank
 from ovdense.losses import alignment_loss, cxcywh_to_xyxy, dice_loss, giou, hungarian_match, mask_focal_loss, set_costs, soft_token_loss
-from ovdense.methods.mdetr.head import ANSWERS, MdetrOutputs
+from ovdense.methods.mdetr.head import ANSWERS, QUESTION_TYPES, MdetrOutputs
 from ovdense.methods.mdetr.mask_head import resize_masks
 
 
@@ -184,12 +184,11 @@ class MdetrCriterion:
         `wanted[b]`: {"type": index among the other heads, <name of that head>: its answer}.
         """
         names = [name for name in ANSWERS[kind] if name != "type"]
-        order = {"gqa": ("obj", "attr", "rel", "global", "cat"), "clevr": ("binary", "attr", "reg")}[kind]
         device = answers["type"].device
         types = torch.tensor([w["type"] for w in wanted], device=device)
         losses = {"loss_answer_type": self.answer_weight * F.cross_entropy(answers["type"], types)}
         for name in names:
-            mine = types == order.index(name)
+            mine = types == QUESTION_TYPES[kind].index(name)
             goal = torch.tensor([w[name] for w, m in zip(wanted, mine.tolist()) if m], device=device)
             logit = answers[name][mine]
             if name == "binary":

@@ -17,6 +17,9 @@ ANSWERS = {  # head -> number of answers, in the order of their slots (arXiv 210
 }
 
 
+QUESTION_TYPES = {"gqa": ("obj", "attr", "rel", "global", "cat"), "clevr": ("binary", "attr", "reg")}  # what the head "type" numbers
+
+
 @dataclass(frozen=True, kw_only=True)
 class MdetrOutputs:
     """Predictions of every decoder layer, the last one last.
@@ -64,6 +67,13 @@ class AnswerHeads(nn.Module):
         self.slots = nn.Embedding(len(ANSWERS[kind]), width)
         for name, count in ANSWERS[kind].items():
             self.add_module(f"to_{name}", Mlp(width, count, 3) if name == "reg" else nn.Linear(width, count))
+
+    def read(self, answers: Mapping[str, Tensor], b: int) -> dict[str, int]:
+        """Return what is answered to question b: its type, and the likeliest answer of the head of that type (a binary one: 1 for yes)."""
+        kind = int(answers["type"][b].argmax())
+        name = QUESTION_TYPES[self.kind][kind]
+        logit = answers[name][b]
+        return {"type": kind, name: int(logit.argmax()) if len(logit) > 1 else int(logit[0] > 0)}
 
     def forward(self, state_BAC: Tensor) -> dict[str, Tensor]:
         return {name: self.get_submodule(f"to_{name}")(state_BAC[:, n]) for n, name in enumerate(ANSWERS[self.kind])}

@@ -204,6 +204,7 @@ class Mdetr(OpenVocabModel):
         """Return each image's results; with `features` and the padded size `padded_hw` of the batch their masks too."""
         found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in targets]
         slots: list[list[Tensor]] = [[] for _ in targets]
+        answers: list[dict[str, int] | None] = [None] * len(targets)
         for group, out, states, memory in scored:
             for n, (b, prompt) in enumerate(group):
                 logit, target = out.logit_NBQT[-1, n], targets[b]
@@ -212,9 +213,10 @@ class Mdetr(OpenVocabModel):
                 part, slot = phrase_results(score, boxes, prompt.classes, score_thr=self.test.score_thr, max_dets=self.test.max_dets,
                                             names=self.vocabulary.names, size_hw=target.original_size_hw, image_id=target.image_id)
                 found[b].append((part.boxes_xyxy, part.scores, part.labels))
+                answers[b] = self.head.answers.read(out.answers, n) if out.answers and self.asked is not None else None  # one caption, one question
                 if features is not None and self.mask_head is not None:
                     slots[b].append(self._masks(features, b, n, slot, states, memory, target, padded_hw))
-        return [self._result(parts, masks, target) for parts, masks, target in zip(found, slots, targets)]
+        return [self._result(parts, masks, target, said) for parts, masks, target, said in zip(found, slots, targets, answers)]
 
     def _masks(
         self, features: ImageTokens, b: int, n: int, slot: Tensor, states: Tensor, memory: Memory, target: ImageTarget, padded_hw: tuple[int, int]
@@ -226,13 +228,13 @@ class Mdetr(OpenVocabModel):
                                [f[own] for f in features.fine])
         return file_masks(logit, padded_hw, target.size_hw, target.original_size_hw, threshold=self.test.mask_thr)[which]
 
-    def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor], target: ImageTarget) -> Results:
+    def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor], target: ImageTarget, answers: dict[str, int] | None) -> Results:
         """Merge the captions of an image (no NMS, as published), best first."""
         boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
         order = scores.argsort(descending=True, stable=True)[: self.test.max_dets] if len(parts) > 1 else torch.arange(len(scores), device=scores.device)
         extra = {"masks_NHW": torch.cat(list(masks))[order]} if masks else {}
         return Results(boxes_xyxy=boxes[order], scores=scores[order], labels=labels[order], names=self.vocabulary.names, size_hw=target.original_size_hw,
-                       image_id=target.image_id, **extra)
+                       image_id=target.image_id, answers=answers, **extra)
 
     # modes
 

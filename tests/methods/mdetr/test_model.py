@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovdense.compat.mm import from_det_data_sample, to_det_data_sample
 from ovdense.methods.mdetr.criterion import MdetrCriterion
 from ovdense.methods.mdetr.decode import phrase_scores
 from ovdense.structures import Vocabulary
@@ -247,3 +248,16 @@ def test_settings__are_checked():
     with pytest.raises(ValueError, match="slots_from"):
         tiny(slots_from="nowhere")
     assert np.isfinite(sum(p.sum().item() for p in tiny().parameters()))
+
+
+def test_answers__of_a_question_are_those_of_its_type_and_come_with_the_results():
+    model = tiny(head=dict(answers="gqa")).eval()
+    heads = model.head.answers
+    for module, index in ((heads.to_type, 1), (heads.to_attr, 7), (heads.to_obj, 2)):
+        module.weight.data.zero_()
+        module.bias.data.zero_()[index] = 5.0
+    result = ask(model, DOG["caption"], DOG["phrases"])[0]
+    assert result.answers == {"type": 1, "attr": 7}, "of type 1, attr; the other heads say nothing"
+    assert from_det_data_sample(to_det_data_sample(result), result.names).answers == result.answers
+    model.set_vocabulary(Vocabulary.of(["dog", "cat"]))
+    assert model.predict(*batch(model, [target()]).values())[0].answers is None, "classes are no question"
