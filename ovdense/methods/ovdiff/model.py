@@ -13,19 +13,16 @@ from torch import Tensor, nn
 
 from ovdense.heads.segment import resized
 from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.ovdiff.category_filter import CategoryFilter
 from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, label_map, mean_scores, read_places
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry, ImageTarget, Results, ScoreMaps, Vocabulary
 from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.mask_sources import SupportMasker
-from ovdense.support.prefilter import TOP_K, best_subset
 from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, load_bank, save_bank
 from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassPrototypes, PrototypeBank, background_bank, foreground_bank, prototype_bank
 from ovdense.support.sources import SupportSource, TextHeat
-from ovdense.text.attributes import attribute_phrase
-from ovdense.vision.extractors import FeatureExtractor, ReadingSize
-
-MOST_KEPT = 20_000  # texts of prompts at hand
+from ovdense.vision.extractors import FeatureExtractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,33 +50,12 @@ class OvdiffTest:
             raise ValueError(f'background must be "prototypes" or "zero", got {self.background!r}')
 
 
-class CategoryFilter(nn.Module):
-    """Finds the classes that an image may hold with an image-text encoder; embeddings of prompts are kept, so that only new ones cost.
+@dataclass(frozen=True)
+class SeenImage:
+    """What an image's pixels give, whatever the classes: features of all its crops, and the pre-filter's vector (D,), None without a pre-filter."""
 
-    `encoder`: a dual encoder, or its config. `square_px`: images are squeezed to this side first (the release: 224, aspect lost); None: as they are.
-    """
-
-    def __init__(self, encoder: dict | nn.Module, *, top_k: int = TOP_K, square_px: int | None = None, described: bool = False) -> None:
-        super().__init__()
-        self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
-        self.top_k, self.size, self.described = top_k, ReadingSize(square=square_px, antialias=True), described
-        self._rows: dict[str, Tensor] = {}
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        if len(self._rows) > MOST_KEPT:
-            self._rows.clear()
-        new = [p for p in dict.fromkeys(prompts) if p not in self._rows]
-        if new:
-            self._rows.update(zip(new, self.encoder.text.embed(new, ("{}",))))
-        return torch.stack([self._rows[p] for p in prompts])
-
-    @torch.no_grad()
-    def forward(self, image_3HW: Tensor, entries: Sequence[ClassEntry]) -> tuple[int, ...]:
-        """Return the indices of the classes that an image in 0..1 may hold."""
-        names = [attribute_phrase(e) if self.described else e.noun for e in entries]
-        mean, std = (image_3HW.new_tensor(v)[:, None, None] for v in (self.encoder.mean, self.encoder.std))
-        image_D = self.encoder.encode_image((255 * self.size(image_3HW[None]) - mean) / std)[0]
-        return best_subset(image_D, names, self.embed([f"a {n}" for n in names]).to(image_D), lambda prompts: self.embed(prompts).to(image_D), self.top_k)
+    places: tuple[PlaceFeatures, ...]
+    vector_D: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +79,7 @@ class OVDiff(OpenVocabModel):
     """
 
     training_free = True
+    apart_from_images = ("filter.encoder.text",)
 
     def __init__(
         self, *, extractors: Sequence[dict | FeatureExtractor], support: Any = None, masks: Any = None, heat_encoder: dict | nn.Module | None = None,
@@ -213,11 +190,16 @@ class OVDiff(OpenVocabModel):
         text = self.encode_text(vocabulary)
         save_bank(path, text.banks, [vocabulary[k].name for k in text.class_indices], text.provenance)
 
-    def encode_image(self, images: Tensor) -> list[list[PlaceFeatures]]:
-        """Return each image's features of all crops; images without padding, in 0..1."""
-        return [read_places(image, self.extractors, self.test.crops) for image in images]
+    def encode_image(self, images: Tensor, crops: Sequence[tuple[int, int]] | None = None) -> list[SeenImage]:
+        """Return what the pixels of each image say; images without padding, in 0..1. `crops` None: those of `test`."""
+        crops = self.test.crops if crops is None else crops
+        return [SeenImage(tuple(read_places(image, self.extractors, crops)), self.filter.encode_image(image) if self.filter else None) for image in images]
 
-    def active_classes(self, image_3HW: Tensor, text: SupportBanks, vocabulary: Vocabulary) -> Tensor:
+    def seen(self, image_3HW: Tensor) -> SeenImage:
+        """Return `encode_image` of one image, remembered where there is an `image_cache`."""
+        return self.features(image_3HW[None], self.test.crops)[0]
+
+    def active_classes(self, seen: SeenImage, text: SupportBanks, vocabulary: Vocabulary) -> Tensor:
         """Return (K,) bool: the classes that the pre-filter lets through, and all stuff; without a filter all."""
         entries = [vocabulary[k] for k in text.class_indices]
         if self.filter is None:
@@ -225,13 +207,14 @@ class OVDiff(OpenVocabModel):
         active = torch.tensor([e.name in self.stuff for e in entries])
         things = (~active).nonzero().flatten().tolist()
         if things:
-            active[[things[n] for n in self.filter(image_3HW, [entries[k] for k in things])]] = True
+            active[[things[n] for n in self.filter(seen.vector_D, [entries[k] for k in things])]] = True
         return active
 
-    def score(self, features: Sequence[PlaceFeatures], text: SupportBanks) -> ScoreMaps:
+    def score(self, features: SeenImage, text: SupportBanks) -> ScoreMaps:
         """Return one image's scores (1, 1 + K, H, W), background first, all classes active."""
-        size_hw = features[-1].rows.stop, features[-1].columns.stop
-        scores = mean_scores(features, text.banks, torch.ones(len(text.class_indices), dtype=torch.bool), size_hw, self.test.background == "prototypes")
+        whole = features.places[-1]
+        scores = mean_scores(features.places, text.banks, torch.ones(len(text.class_indices), dtype=torch.bool), (whole.rows.stop, whole.columns.stop),
+                             self.test.background == "prototypes")  # fmt: skip
         return ScoreMaps(logit_BKHW=scores[None], activation="softmax")
 
     def decode(self, scored: ScoreMaps, targets: Sequence[ImageTarget]) -> list[Results]:
@@ -249,7 +232,7 @@ class OVDiff(OpenVocabModel):
         out = []
         for image, target in zip(images, targets, strict=True):
             image = image[:, : target.size_hw[0], : target.size_hw[1]]
-            out.append(self.answer(self.encode_image(image[None])[0], image, target))
+            out.append(self.answer(self.seen(image), image, target))
         return out
 
     @torch.no_grad()
@@ -258,8 +241,9 @@ class OVDiff(OpenVocabModel):
         text, out = self.encode_text(self.vocabulary), []
         for image, target in zip(images, targets, strict=True):
             image = image[:, : target.size_hw[0], : target.size_hw[1]]
-            active = self.active_classes(image, text, self.vocabulary)
-            score = mean_scores(self.encode_image(image[None])[0], text.banks, active, tuple(image.shape[1:]), self.test.background == "prototypes")
+            seen = self.seen(image)
+            active = self.active_classes(seen, text, self.vocabulary)
+            score = mean_scores(seen.places, text.banks, active, tuple(image.shape[1:]), self.test.background == "prototypes")
             maps = score.new_zeros(len(self.vocabulary), *score.shape[1:])
             maps[list(text.class_indices)] = score[1:].clamp(min=0)
             if text.background_index is not None:
@@ -267,11 +251,14 @@ class OVDiff(OpenVocabModel):
             out.append(maps)
         return out
 
-    def answer(self, places: Sequence[PlaceFeatures], image_3HW: Tensor, target: ImageTarget, filtered: bool = True) -> Results:
-        """Return the label map of an image (0..1, without padding) from its features; `filtered` False leaves the pre-filter out."""
+    def answer(self, seen: SeenImage, image_3HW: Tensor, target: ImageTarget, active_K: Tensor | None = None) -> Results:
+        """Return the label map of an image (0..1, without padding) from what its pixels say.
+
+        `active_K`: the classes, without background, that it may hold; None asks the pre-filter.
+        """
         text, size_hw = self.encode_text(self.vocabulary), tuple(image_3HW.shape[1:])
-        active = self.active_classes(image_3HW, text, self.vocabulary) if filtered else torch.ones(len(text.class_indices), dtype=torch.bool)
-        label = label_map(places, text.banks, active, size_hw, tuple(target.original_size_hw),
+        active = self.active_classes(seen, text, self.vocabulary) if active_K is None else active_K
+        label = label_map(seen.places, text.banks, active, size_hw, tuple(target.original_size_hw),
                           background=self.test.background == "prototypes", with_background=text.background_index is not None,
                           pamr_image_3HW=255 * image_3HW if self.test.pamr else None, threshold=self.test.threshold)  # fmt: skip
         return self._result(label, text, target)

@@ -1,4 +1,6 @@
 """The segmenter end to end: constructed images, a tiny drawn support set, the user's own pictures, stored banks."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,29 @@ def test_ovdiff__image_is_read_once_for_all_classes_and_a_new_class_builds_itsel
     predict(model, image)
     assert MeanColours.calls == crops + 2  # the two pictures of the new class
     assert len(list((tmp_path / "prototypes").glob("*.safetensors"))) == 3
+
+
+def test_ovdiff__a_second_question_about_a_remembered_image_reads_no_pixels(examples, tmp_path, monkeypatch):
+    """By the api, with a pre-filter: other classes on the same picture run neither extractors nor the pre-filter's image side, and answer as without."""
+    from ovdense.api import OpenVocabPredictor
+    from ovdense.data.transforms import ResizeShortestEdge
+    from ovdense.methods.dual_encoder import ConseDualEncoder
+
+    image, questions = scene({"red": (8, 8, 32, 32), "blue": (32, 40, 56, 72)})[0], (["red", "blue"], ["green", "blue"], ["red", "blue"])
+    model = model_of(FolderSupport(examples), tmp_path, prefilter=dict(encoder=ConseDualEncoder(short_sides=(64,)), top_k=2))
+    predictor = OpenVocabPredictor(model, resize=ResizeShortestEdge((64,), 80))
+    plain = [predictor(image, q).label_map_HW for q in questions]  # prototypes are made on the way
+    read = []
+    for part in (model.filter.encoder.image, model.extractors[0]):
+        forward = part.encode_image if hasattr(part, "encode_image") else part.features
+        monkeypatch.setattr(part, forward.__name__, lambda x, forward=forward: read.append(1) or forward(x))
+    predictor.remember_images()
+    remembered = [predictor(image, q).label_map_HW for q in questions]
+    crops = len(read)
+    assert model.image_cache.misses == 1 and model.image_cache.hits == 2 and crops > 1
+    assert all(map(torch.equal, plain, remembered)) and not torch.equal(plain[0], plain[1])
+    model.test = replace(model.test, crops=())
+    assert predictor(image, questions[0]).label_map_HW.shape == image.shape[:2] and len(read) == crops + 2  # the whole image, and the pre-filter's
 
 
 def test_ovdiff__stored_banks_give_the_same_labels_without_a_support_set(examples, tmp_path):
