@@ -225,7 +225,8 @@ class OpenVocabPredictor:
         """Look from now on for what example pictures show; return the classes' names.
 
         `folder`: FOLDER/CLASS/*.jpg (or png, webp, bmp), with masks *.mask.png beside them where there are any; `classes`: which of its classes
-        (None: all, sorted). For segmenters that compare places with vectors (OVDiff, MaskClip); NotImplementedError for others.
+        (None: all, sorted). For segmenters that compare places with vectors (OVDiff, MaskClip, ReCo, DenseClip with an open decoder);
+        NotImplementedError or ValueError says why of others.
         """
         from ovdense.support.sources import FolderSupport
 

@@ -43,9 +43,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure variants of OVDiff: mIoU with and without each part, features read once.")
     parser.add_argument("config", help="config file of an OVDiff segmenter")
     add_run_arguments(parser)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="which to measure (default: all that the config can have)")
-    parser.add_argument("--exemplars", metavar="DIR", help="measure the variants besides with support images of this folder, DIR/CLASS/*.png with masks *.mask.png")
-    parser.add_argument("--oracle", type=int, metavar="N", help="measure the variants besides with N true objects a class of the shapes' training images as support")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="which to measure (default: all that a config can have)")
+    parser.add_argument("--exemplars", metavar="DIR", help="measure all besides with example pictures as support, DIR/CLASS/*.jpg with masks *.mask.png")
+    parser.add_argument("--oracle", type=int, metavar="N", help="measure all besides with N true objects a class of the shapes' training images as support")
     parser.add_argument("--extractors", nargs="+", choices=list(EXTRACTORS), default=[], help="measure the full method besides with each of these features "
                         "alone, and with all of them: " + "; ".join(f"{k}: {v}" for k, v in EXTRACTORS.items()))  # fmt: skip
     parser.add_argument("--first", type=int, metavar="N", help="only the first N images")

@@ -98,7 +98,7 @@ class OpenVocabModel(BaseModel):
         `source` gives `support_set(class)`, such as `ovdense.support.sources.FolderSupport(folder)`. `prompt` is then "exemplars". For
         segmenters that compare places with vectors; NotImplementedError says so of the others.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot be asked by example pictures; OVDiff and MaskClip can")
+        raise NotImplementedError(f"{type(self).__name__} cannot be asked by example pictures; OVDiff, MaskClip, ReCo and DenseClip with an open decoder can")
 
     @abstractmethod
     def encode_image(self, images: Tensor) -> Any:

@@ -36,6 +36,11 @@ class TrainingFreeSegmenter(OpenVocabModel):
         super().set_vocabulary(vocabulary, prompt)
         self._text = self.encode_text(vocabulary)
 
+    def _ask_by_examples(self, vocabulary: Vocabulary, text: Any) -> None:
+        """Predict these classes from now on with a text that was made of example pictures."""
+        super().set_vocabulary(vocabulary)
+        self.prompt, self._text = "exemplars", text
+
     @abstractmethod
     def score(self, features: Any, text: Any) -> Tensor:
         """Return (K, h, w) of one image's features."""

@@ -66,8 +66,7 @@ class MaskClip(TrainingFreeSegmenter):
         named = self.encode_text(vocabulary)
         background = {k: named.bank.rows_MD[named.bank.class_of_row_M == k] for k, e in enumerate(vocabulary) if e.is_background}
         bank = exemplar_bank(vocabulary, source, DenseEncoderFeatures(self.encoder), SupportMasker(None, heat, heat.settings()), background_rows=background)
-        self.set_vocabulary(vocabulary)
-        self.prompt, self._text = "exemplars", named._replace(bank=bank)
+        self._ask_by_examples(vocabulary, named._replace(bank=bank))
 
     def score(self, features: tuple[FeatureMap, Tensor], text: _Text) -> Tensor:
         score_KHW = self._cosines(features, text.bank)

@@ -153,13 +153,8 @@ class SupportMasker:
         return self._kept[key]
 
     def _masks(self, support: SupportImage, entry: ClassEntry, image: np.ndarray) -> SupportMasks:
-        given = support.details.get("foreground")
-        if given is not None:
-            path = support.path.parent / given
-            inside = _mask_of(path)
-            if inside.shape != image.shape[:2]:
-                raise ValueError(f"{path}: a mask must have its image's size {image.shape[:2]}, got {inside.shape}")
-            foreground = torch.from_numpy(inside)
+        foreground = given_mask(support, image)
+        if foreground is not None:
             return SupportMasks(foreground_HW=foreground, background_HW=erode(~foreground))
         heat_HW = self.heat(support, entry, image)
         if self.source is None:
@@ -176,6 +171,18 @@ class SupportMasker:
         else:
             raise ValueError(f"{support.path} must come with a heat map or a mask; give heat_of=, such as a dense encoder's similarity to the name")
         return spread_heat(F.relu(raw_HW)[None].float(), tuple(image.shape[:2]))[0]
+
+
+def given_mask(support: SupportImage, image: np.ndarray) -> Tensor | None:
+    """Return the mask (H, W) bool that came with an image, None where none did; ValueError where it is not of the image's size."""
+    given = support.details.get("foreground")
+    if given is None:
+        return None
+    path = support.path.parent / given
+    inside = _mask_of(path)
+    if inside.shape != image.shape[:2]:
+        raise ValueError(f"{path}: a mask must have its image's size {image.shape[:2]}, got {inside.shape}")
+    return torch.from_numpy(inside)
 
 
 def _mask_of(path: Path) -> np.ndarray:

@@ -20,7 +20,8 @@ def timm_keys():
 
 def clip_keys(block=-2, **kwargs):
     torch.manual_seed(0)
-    return ClipKeys(visual=VisionTransformer(image_size=32, patch_size=8, width=32, layers=3, heads=4, mlp_ratio=2.0, output_dim=12).eval(), block=block, **kwargs)
+    visual = VisionTransformer(image_size=32, patch_size=8, width=32, layers=3, heads=4, mlp_ratio=2.0, output_dim=12).eval()
+    return ClipKeys(visual=visual, block=block, **kwargs)
 
 
 def picture(height, width, seed=0):

@@ -106,6 +106,23 @@ class DenseClip(OpenVocabModel):
             raise ValueError(f"{_CLOSED} the classes it was trained on, in their order; class {k} is {asked!r} where it knows {known!r}; {_OPEN}")
         super().set_vocabulary(vocabulary, prompt)
 
+    def use_exemplars(self, vocabulary: Vocabulary, source: Any) -> None:
+        """Ask for these classes by example pictures: the mean local vector of what they show stands for a class's text, in the space that both share.
+
+        ValueError for a model that has no such space, or whose classes are fixed.
+        """
+        if self.text_encoder is None:
+            raise ValueError("example pictures need a space that images and text share; this model has no text encoder")
+        if not self.decoder.is_open:
+            raise ValueError(f"example pictures cannot be asked for: {_CLOSED} the classes it was trained on; train a model with OpenSemanticFpn")
+        if self.pixel_text.prompting == "pre":
+            raise ValueError('example pictures need text that does not depend on the image; with prompting="pre" it does: use "post" or "none"')
+        from ovdense.methods.denseclip.examples import text_of_examples
+
+        text = text_of_examples(self, vocabulary, source)
+        super().set_vocabulary(vocabulary)
+        self.prompt, self._text = "exemplars", ((vocabulary, "exemplars"), text)
+
     def _check_count(self, vocabulary: Vocabulary) -> None:
         if not self.decoder.is_open and self.decoder.num_classes != len(vocabulary):
             raise ValueError(f"{_CLOSED} its {self.decoder.num_classes} classes, got {len(vocabulary)}; {_OPEN}")
@@ -131,6 +148,8 @@ class DenseClip(OpenVocabModel):
         return self.backbone(images) if self.text_encoder is None else self.backbone.dense(images)
 
     def encode_text(self, vocabulary: Vocabulary) -> ClassText | None:
+        if self.prompt == "exemplars":
+            raise ValueError("the weights have changed since the example pictures were read; give them again (use_exemplars, or set_exemplars of a predictor)")
         return None if self.text_encoder is None else self.pixel_text.encode(self.text_encoder, vocabulary, self.prompt)
 
     def compare(self, features: DenseFeatures | list[FeatureMap], text: ClassText | None) -> tuple[Sequence[FeatureMap], PixelScores | None]:

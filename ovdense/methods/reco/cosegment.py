@@ -28,21 +28,26 @@ class Cosegmentation:
 
 
 def cosegment(
-    feat_NCHW: Tensor, weight_NHW: Tensor | None = None, *, window: Window = "published", reference: Reference = "avg", block: int = BLOCK
+    feat_NCHW: Tensor, weight_NHW: Tensor | None = None, *, inside_NHW: Tensor | None = None, window: Window = "published", reference: Reference = "avg",
+    block: int = BLOCK,
 ) -> Cosegmentation:
     """Return the reference vector of the images, their seeds and the support map.
 
     `weight_NHW` in 0..1 says how much a patch counts as partner of others (text attention, context elimination).
     The memory needed grows with the number of patches times images, not with the square of the patches: at most `block`
     cosines are held at once. The seeds are the first maxima; the features that
-    are averaged are those given, not normalised, as in the release. See `best_partners` for `window`.
+    are averaged are those given, not normalised, as in the release. See `best_partners` for `window`. `inside_NHW` bool: where seeds may be
+    (None: anywhere, as in the release).
     """
+    if inside_NHW is not None and not bool(inside_NHW.flatten(1).any(1).all()):
+        raise ValueError("every image must have a patch where its seed may be, got one without")
     if reference not in REFERENCES:
         raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {reference!r}")
     grid_MN = best_partners(feat_NCHW, weight_NHW, window=window, block=block)
     n, _, h, w = feat_NCHW.shape
     support_NP = grid_MN.mean(1).view(n, h * w)
-    seed_N = support_NP.argmax(1)  # the first of equal ones
+    allowed_NP = support_NP if inside_NHW is None else support_NP.masked_fill(~inside_NHW.flatten(1).to(support_NP.device), -torch.inf)
+    seed_N = allowed_NP.argmax(1)  # the first of equal ones
     seeds_NC = feat_NCHW.flatten(2)[torch.arange(n, device=seed_N.device), :, seed_N]
     vector_C = _reference(seeds_NC, reference)
     norm = vector_C.norm()

@@ -76,14 +76,30 @@ class ReCo(TrainingFreeSegmenter):
         return _Features(*self.builder.encode(images, self.inference.dense), images)
 
     def encode_text(self, vocabulary: Vocabulary) -> _Text:
+        asked, background_K = self._asked_for(vocabulary)
+        classes = [vocabulary[k] for k in asked]
+        return _Text(self.builder.references(classes), self.builder.texts(self.dense, classes), torch.tensor(asked), background_K)
+
+    @torch.no_grad()
+    def use_exemplars(self, vocabulary: Vocabulary, source: Any) -> None:
+        """Co-segment example pictures in place of retrieved ones (see `ReferenceBuilder.of_examples`).
+
+        The names still serve the text attention, where it is used: of pictures without masks, and at inference.
+        """
+        asked, background_K = self._asked_for(vocabulary)
+        classes = [vocabulary[k] for k in asked]
+        references_MC = torch.stack([self.builder.of_examples(entry, source.support_set(entry)) for entry in classes])
+        self._ask_by_examples(vocabulary, _Text(references_MC, self.builder.texts(self.dense, classes), torch.tensor(asked), background_K))
+
+    def _asked_for(self, vocabulary: Vocabulary) -> tuple[list[int], Tensor]:
+        """Return the indices of the classes that have a reference, and which are background (K,)."""
         background_K = torch.tensor([entry.is_background for entry in vocabulary])
         threshold = self.inference.background_thr
         with_background(torch.zeros(len(vocabulary), 1, 1), background_K, threshold)  # says what is wrong before the long work
         asked = [k for k, entry in enumerate(vocabulary) if threshold is None or not entry.is_background]
         if not asked:
             raise ValueError("a vocabulary must have a class that is not background to look for, got none")
-        classes = [vocabulary[k] for k in asked]
-        return _Text(self.builder.references(classes), self.builder.texts(self.dense, classes), torch.tensor(asked), background_K)
+        return asked, background_K
 
     def score(self, features: _Features, text: _Text) -> Tensor:
         """Return (K, H, W) in 0..1 at the size of the network's input: sigmoid(cos(feature, reference)) x text attention (Sec. 3.4)."""
@@ -107,7 +123,8 @@ class ReCo(TrainingFreeSegmenter):
 
     def protocol(self) -> dict[str, Any]:
         rules, retrieval, chosen = self.builder.rules, self.builder.retrieval, self.inference
-        index = self.builder.index if self._text is not None else None
+        by_examples = self.prompt == "exemplars" and not (rules.context_elimination and rules.contexts)  # the archive is not looked at
+        index = self.builder.index if self._text is not None and not by_examples else None
         return {
             **super().protocol(),
             "archive_images": len(index) if index else 0,

@@ -6,17 +6,21 @@ C channels of the encoder, D width of the dual encoder's space.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ovdense.compat.weights import weights_fingerprint
+from ovdense.data.center_crop import center_square
 from ovdense.methods.dual_encoder import DualEncoder, ImageEmbedder
 from ovdense.methods.reco.archive import Archive, archive_batch, archive_paths
 from ovdense.methods.reco.cosegment import REFERENCES, WINDOWS, Cosegmentation, Reference, Window, cosegment, patch_weights, text_attention
 from ovdense.structures import ClassEntry
+from ovdense.support.mask_sources import given_mask
 from ovdense.support.retrieval import Engine, ImageIndex, index_images
 from ovdense.support.retrieve import retrieve_support
 from ovdense.support.store import SupportSet, SupportStore
@@ -132,12 +136,40 @@ class ReferenceBuilder:
     @torch.no_grad()
     def cosegment(self, said: Sequence[str], contexts: Mapping[str, Tensor]) -> tuple[Cosegmentation, SupportSet]:
         """Return what the support images of a class have in common, and those images."""
-        support, rules = self.support(said), self.rules
+        support = self.support(said)
+        return self._common(support, said, contexts), support
+
+    @torch.no_grad()
+    def of_examples(self, entry: ClassEntry, support: SupportSet) -> Tensor:
+        """Return the unit vector (C,) of what the user's pictures of a class have in common, co-segmented as retrieved ones; it is not kept.
+
+        A picture's mask takes the place of the text attention: only patches that are mostly inside it are partners, and one of them is the seed. Pictures
+        whose mask has nothing in their middle square are left out; ValueError where none is left.
+        """
+        inside = [mask_of_square(given_mask(i, i.read()), self.retrieval.px) for i in support.images]
+        kept = [n for n, mask in enumerate(inside) if mask is None or bool(mask.any())]
+        if not kept:
+            raise ValueError(f"the masks of class {entry.name!r} must reach into the middle square of at least one of its {len(inside)} pictures, none does")
+        if len(kept) < len(inside):
+            print_log(f"{len(inside) - len(kept)} of {len(inside)} pictures of {entry.name!r} show it outside their middle square only: left out",
+                      logger="current", level=30)  # fmt: skip
+        support = replace(support, images=tuple(support.images[n] for n in kept))
+        return self._common(support, self.said(entry), self.contexts(), [inside[n] for n in kept]).reference_C
+
+    def _common(self, support: SupportSet, said: Sequence[str], contexts: Mapping[str, Tensor],
+                inside: Sequence[Tensor | None] = ()) -> Cosegmentation:  # fmt: skip
+        """Return what images have in common; `inside`: masks (px, px) bool of those that have one."""
+        rules = self.rules
         text_D = average_unit(self.dense.encode_text(said).rows_MD) if rules.text_attention else None
         feat_NCHW, dense_NDHW = self._encoded(support)
         attention_NHW = None if text_D is None else text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature, rules.centre)
+        inside_NHW = None
+        if any(mask is not None for mask in inside):
+            inside_NHW = torch.stack([mostly_inside(mask, feat_NCHW.shape[2:]) for mask in inside]).to(feat_NCHW.device)
+            masked_N11 = torch.tensor([mask is not None for mask in inside], device=feat_NCHW.device)[:, None, None]
+            attention_NHW = torch.where(masked_N11, inside_NHW.float(), 1.0 if attention_NHW is None else attention_NHW)
         weight_NHW = patch_weights(feat_NCHW, attention_NHW, [v.to(feat_NCHW) for v in contexts.values()])
-        return cosegment(feat_NCHW, weight_NHW, window=rules.window, reference=rules.reference), support
+        return cosegment(feat_NCHW, weight_NHW, inside_NHW=inside_NHW, window=rules.window, reference=rules.reference)
 
     def _encoded(self, support: SupportSet) -> tuple[Tensor, Tensor | None]:
         """Return features and places of a set's images; an image that several classes retrieve is encoded once, as far as memory goes."""
@@ -202,6 +234,19 @@ class _Computed:
     def fingerprint(self) -> str:
         context = b"".join(v.detach().cpu().numpy().tobytes() for v in self.contexts.values())
         return hashlib.sha256(f"reco {self.builder.fingerprint()}".encode() + context).hexdigest()
+
+
+def mask_of_square(mask_HW: Tensor | None, px: int) -> Tensor | None:
+    """Return the part (px, px) bool of an image's mask that its archive square shows."""
+    return None if mask_HW is None else torch.from_numpy(center_square(mask_HW.numpy().astype(np.uint8) * 255, px) > 127)
+
+
+def mostly_inside(mask_HW: Tensor | None, grid_hw: Sequence[int]) -> Tensor:
+    """Return (h, w) bool: the patches with at least half of their pixels in the mask, or the one with the most where none has; all without a mask."""
+    if mask_HW is None:
+        return torch.ones(tuple(grid_hw), dtype=torch.bool)
+    share_HW = F.adaptive_avg_pool2d(mask_HW[None].float(), tuple(grid_hw))[0]
+    return share_HW >= min(0.5, float(share_HW.max()))
 
 
 def renormalised(images_BCHW: Tensor, source: nn.Module, wanted: nn.Module) -> Tensor:

@@ -1,11 +1,15 @@
 """What a user of DenseCLIP would notice: vocabularies, windows and views, training, detectors, errors."""
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ovdense.methods.denseclip.backbones import PairedBackbone, PooledBackbone
 from ovdense.methods.denseclip.model import DenseClip
 from ovdense.methods.denseclip.open_decoder import OpenSemanticFpn
 from ovdense.structures import ClassEntry, FeatureMap, Vocabulary
+from ovdense.support.prototypes import mask_to_grid
+from ovdense.support.sources import FolderSupport
 from ovdense.vision.backbones import TimmBackbone
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.memory import RememberingBackbone
@@ -20,6 +24,70 @@ def logits(model, batch):
 
 
 # vocabularies
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a folder of two masked pictures for each of two classes, whose sides are multiples of 32."""
+    rng = np.random.default_rng(0)
+    for name, columns in (("left", slice(0, 48)), ("right", slice(48, 96))):
+        (tmp_path / name).mkdir()
+        for n in range(2):
+            mask = np.zeros((64, 96), np.uint8)
+            mask[:, columns] = 255
+            Image.fromarray(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(tmp_path / name / f"{n}.png")
+            Image.fromarray(mask).save(tmp_path / name / f"{n}.mask.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("prompting", ["post", "none"])
+def test_exemplars__a_class_is_the_mean_local_vector_of_what_its_pictures_show(pictures, prompting):
+    model, batch = make("open_semantic", prompting=prompting), images()
+    by_names = logits(model, batch)
+    model.use_exemplars(Vocabulary.of(["left", "right"]), FolderSupport(pictures))
+    [rows, norms] = model.text().rows_1KC[0], model.pixel_text.encode(model.text_encoder, Vocabulary.of(["left", "right"])).rows_1KC[0].norm(dim=1)
+    assert model.prompt == "exemplars" and torch.allclose(rows.norm(dim=1), norms, rtol=1e-4)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.backbone.mean, model.backbone.std))
+    for k, (name, columns) in enumerate((("left", slice(0, 48)), ("right", slice(48, 96)))):
+        vectors = []
+        for n in range(2):
+            pixels = torch.from_numpy(np.array(Image.open(pictures / name / f"{n}.png"))).permute(2, 0, 1)
+            local = model.backbone.dense(((pixels - mean) / std)[None]).local
+            unit = torch.nn.functional.normalize(local.tensor_BCHW[0], dim=0)
+            inside = torch.zeros(64, 96, dtype=torch.bool)
+            inside[:, columns] = True
+            vectors.append(unit[:, mask_to_grid(inside, tuple(unit.shape[1:]))])
+        assert torch.cosine_similarity(torch.cat(vectors, 1).mean(1), rows[k], dim=0) > 0.99999
+    by_pictures = logits(model, batch)
+    model.use_exemplars(Vocabulary.of(["right", "left"]), FolderSupport(pictures))
+    assert torch.allclose(logits(model, batch), by_pictures[:, [1, 0]], atol=1e-4) and not torch.allclose(by_pictures[:, 0], by_pictures[:, 1], atol=1e-3)
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    assert torch.equal(logits(model, batch), by_names)
+
+
+def test_exemplars__background_keeps_its_vector_and_a_picture_without_mask_is_searched_by_name(pictures):
+    model = make("open_semantic", vocabulary=["background", "left"], pixel_text=dict(learn_background=True))
+    (pictures / "left" / "0.mask.png").unlink()
+    vocabulary = Vocabulary((ClassEntry(name="background", is_background=True), ClassEntry(name="left")))
+    model.use_exemplars(vocabulary, FolderSupport(pictures))
+    named = model.pixel_text.encode(model.text_encoder, vocabulary)
+    rows = model.text().rows_1KC[0]
+    assert torch.equal(rows[0], named.rows_1KC[0, 0]) and not torch.allclose(rows[1], named.rows_1KC[0, 1]) and torch.isfinite(rows).all()
+    assert logits(model, images()).shape[1] == 2
+
+
+def test_exemplars__changed_weights_and_models_that_cannot_are_clear_errors(pictures):
+    model, vocabulary, source = make("open_semantic"), Vocabulary.of(["left", "right"]), FolderSupport(pictures)
+    model.use_exemplars(vocabulary, source)
+    model.load_state_dict(make("open_semantic", seed=1).state_dict())
+    with pytest.raises(ValueError, match="example pictures .* give them again"):
+        logits(model, images())
+    model.use_exemplars(vocabulary, source)
+    assert torch.isfinite(logits(model, images())).all()
+    for other, words in ((make("semantic"), "knows only"), (make("open_semantic", prompting="pre"), "does not depend on the image"),
+                         (make("mask_rcnn"), "knows only")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            other.use_exemplars(vocabulary, source)
 
 
 @pytest.mark.parametrize("prompting", ["post", "pre", "none"])
@@ -207,6 +275,8 @@ def test_without_text__it_is_the_plain_network():
     plain = DenseClip(backbone=backbone, vocabulary=NAMES,
                       decoder=SemanticFpn(3, in_channels=backbone.channels, strides=backbone.strides, score_stride=None, channels=8, head_channels=8))
     plain.set_vocabulary(Vocabulary.of(NAMES))
+    with pytest.raises(ValueError, match="no text encoder"):
+        plain.use_exemplars(Vocabulary.of(NAMES), None)
     batch = images(1, 64, 64)
     assert plain.eval().segment(batch).shape == (1, 3, 8, 8)
     assert set(plain.train().loss(batch, targets(batch, label=torch.zeros(1, 64, 64, dtype=torch.long)))) == {"loss_ce"}

@@ -148,3 +148,19 @@ def test_text_attention__a_centre_is_where_it_is_one_half():
     ones = torch.ones(1, 2, 1, 2)
     with_centre = class_scores(ones, torch.ones(1, 2) / 2**0.5, (1, 2), place, text[None], temperature=20.0, centre=0.7)
     torch.testing.assert_close(with_centre[0, 0, 0], torch.tensor(1.0).sigmoid() * torch.tensor([0.0, 6.0]).sigmoid())
+
+
+def test_cosegment__seeds_stay_where_they_may_be():
+    feat = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    free = cosegment(feat)
+    inside = torch.ones(3, 4, 5, dtype=torch.bool)
+    assert torch.equal(cosegment(feat, inside_NHW=inside).reference_C, free.reference_C)
+    for n, (y, x) in enumerate(free.seed_yx_N2.tolist()):
+        inside[n, y, x] = False
+    other = cosegment(feat, inside_NHW=inside)
+    assert (other.seed_yx_N2 != free.seed_yx_N2).any(1).all() and torch.equal(other.support_NHW, free.support_NHW)
+    best = free.support_NHW.masked_fill(~inside, -torch.inf).flatten(1).argmax(1)
+    assert torch.equal(other.seed_yx_N2, torch.stack([best // 5, best % 5], 1))
+    inside[1] = False
+    with pytest.raises(ValueError, match="every image must have a patch"):
+        cosegment(feat, inside_NHW=inside)

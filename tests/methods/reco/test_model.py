@@ -1,5 +1,6 @@
 """ReCo end to end: parity with the release's pipeline, and what a user sees of it."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ovdense.methods.dual_encoder import DualEncoder
 from ovdense.methods.reco.model import ReCo
 from ovdense.methods.reco.references import CosegmentRules, ReferenceBuilder, Retrieval
 from ovdense.structures import ClassEntry, FeatureMap, ImageTarget, Vocabulary
+from ovdense.support.sources import FolderSupport
 from ovdense.support.store import SupportStore
 from ovdense.text.cache import EmbeddingCache
 from ovdense.vision.dense import DenseImageEncoder
@@ -139,7 +141,7 @@ class ColourBackbone(nn.Module):
         return [FeatureMap(tensor_BCHW=(F.avg_pool2d(images_BCHW, 8) + 1e-3) * self.scale, stride=8)]
 
 
-AXES = {"red": [1.0, 0, 0], "green": [0, 1.0, 0], "blue": [0, 0, 1.0], "crimson": [0.95, 0.05, 0.31]}
+AXES = {"red": [1.0, 0, 0], "green": [0, 1.0, 0], "blue": [0, 0, 1.0], "crimson": [0.95, 0.05, 0.31], "first": [1.0, 1, 1], "second": [1.0, 1, 1]}
 
 
 @pytest.fixture
@@ -189,6 +191,52 @@ def test_model__finds_what_the_names_support_sets_have_in_common(coloured):
     found, support = model.builder.cosegment(("red",), {})
     assert all(int(i.path.stem) % 3 == 0 for i in support.images)
     assert model.protocol()["background_rule"] == "score below 0.72" and model.protocol()["archive_images"] == 18
+
+
+def shown(folder, name, mask=None, at=16):
+    """Write a picture of a red square left of a blue one, in folder/name, and a mask of one of them."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(at).integers(80, 100, (64, 96, 3)).astype(np.uint8)
+    image[at : at + 24, 24:48], image[at : at + 24, 56:80] = (250, 5, 5), (5, 5, 250)
+    Image.fromarray(image).save(folder / name / f"{at}.png")
+    if mask is not None:
+        inside = np.zeros((64, 96), np.uint8)
+        inside[:, mask] = 255
+        inside[:at], inside[at + 24 :] = 0, 0
+        Image.fromarray(inside).save(folder / name / f"{at}.mask.png")
+
+
+def test_exemplars__masks_say_what_is_meant_and_names_where_there_are_none(coloured, tmp_path):
+    """"first" and "second" mean nothing to the text side; no archive is looked at."""
+    for at in (8, 16, 32):
+        shown(tmp_path / "mine", "first", slice(56, 80), at)
+        shown(tmp_path / "mine", "second", slice(24, 48), at)
+        shown(tmp_path / "named", "red", None, at)
+        shown(tmp_path / "named", "blue", slice(56, 80) if at == 8 else None, at)
+    model = coloured()
+    model.builder.retrieval = replace(model.builder.retrieval, archive=str(tmp_path / "nowhere"))
+    for names, left, right in ((["first", "second"], 1, 0), (["second", "first"], 0, 1)):
+        model.use_exemplars(Vocabulary.of(names), FolderSupport(tmp_path / "mine"))
+        label = predict(model, picture()).label_map_HW
+        assert (int(label[24, 8]), int(label[24, 56])) == (left, right) and model.prompt == model.protocol()["prompt"] == "exemplars"
+    model.use_exemplars(Vocabulary.of(["blue", "red"]), FolderSupport(tmp_path / "named"))
+    label = predict(model, picture()).label_map_HW
+    assert (int(label[24, 8]), int(label[24, 56])) == (1, 0) and model.protocol()["archive_images"] == 0
+
+
+def test_exemplars__what_lies_outside_the_middle_square_is_left_out_or_named(coloured, tmp_path):
+    shown(tmp_path / "mine", "first", slice(56, 80), 8)
+    model, source = coloured(), FolderSupport(tmp_path / "mine")
+    model.use_exemplars(Vocabulary.of(["first"]), source)
+    alone = model._text.reference_MC
+    shown(tmp_path / "mine", "first", slice(0, 8), 32)
+    model.use_exemplars(Vocabulary.of(["first"]), source)
+    assert torch.equal(model._text.reference_MC, alone)
+    shown(tmp_path / "mine", "second", slice(0, 8), 32)
+    with pytest.raises(ValueError, match="'second' must reach into the middle square of at least one of its 1 pictures"):
+        model.use_exemplars(Vocabulary.of(["second"]), source)
+    with pytest.raises(FileNotFoundError, match="folder of pictures named 'green'"):
+        model.use_exemplars(Vocabulary.of(["green"]), source)
 
 
 def test_model__permuting_the_vocabulary_permutes_the_map(coloured):
