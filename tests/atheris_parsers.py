@@ -1,6 +1,7 @@
 """Coverage-guided fuzzing of what reads users' files, for long runs: python -m tests.atheris_parsers coco -max_total_time=600
 
-Readers: coco, voc, odvg, grounding, rle, image, vocabulary. Needs atheris (pip install "ovdense[fuzz]"). Only ValueError and its kind may come out;
+Readers: coco, voc, odvg, grounding, rle, image, vocabulary, and of the interchange cvat, labelme, yolo, voc_folder.
+Needs atheris (pip install "ovdense[fuzz]"). Only ValueError and its kind may come out;
 anything else stops the run and leaves the input in a file crash-*. The short forms, in the test suite, are tests/test_fuzz*.py.
 """
 import json
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ovdense.data", "ovdense.compat", "ovdense.text", "ovdense.structures"]):
+with atheris.instrument_imports(include=["ovdense.data", "ovdense.compat", "ovdense.text", "ovdense.structures", "ovdense.interchange"]):
     from ovdense.compat.images import decode_upright
     from ovdense.data.annotations import read_coco, read_voc
     from ovdense.data.grounding import GroundingDetection
     from ovdense.data.masks import decode_masks, encode_segmentation
+    from ovdense.interchange import read_annotations
     from ovdense.text.vocabulary import load_vocabulary
     from tests.test_fuzz import CLASSES, COCO, PICTURES, VOC
     from tests.test_fuzz_data import GROUNDING, ODVG
+
+from tests.interchange import test_fuzz as interchange
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ovdense_atheris_"))
 
@@ -62,10 +66,40 @@ def vocabulary(data: bytes) -> None:
     load_vocabulary(_file("v.json" if data[:1] in b"[{" else "v.txt", data))
 
 
-READERS = {f.__name__: f for f in (coco, voc, grounding, odvg, rle, image, vocabulary)}
+def _masks(data) -> None:
+    for thing in data.objects():
+        if thing.mask is not None and thing.mask.size_hw[0] * thing.mask.size_hw[1] < 1e6:
+            thing.mask.to_array()
+
+
+def cvat(data: bytes) -> None:
+    _masks(read_annotations(_file("cvat/a.xml", data), "cvat", unknown="drop"))
+
+
+def labelme(data: bytes) -> None:
+    _masks(read_annotations(_file("labelme/a.json", data), "labelme", unknown="drop"))
+
+
+def yolo(data: bytes) -> None:
+    head, _, lines = data.partition(b"\0")
+    if b"/" not in head.replace(b"images/train", b"").replace(b"images/val", b""):  # another folder of this machine
+        interchange.yolo_folder(FOLDER / "yolo", interchange.YOLO, "")
+        _file("yolo/data.yaml", head)
+        _file("yolo/labels/train/a.txt", lines)
+        _masks(read_annotations(FOLDER / "yolo", "yolo"))
+
+
+def voc_folder(data: bytes) -> None:
+    _file("voc/Annotations/a.xml", data)
+    _masks(read_annotations(FOLDER / "voc", "voc"))
+
+
+READERS = {f.__name__: f for f in (coco, voc, grounding, odvg, rle, image, vocabulary, cvat, labelme, yolo, voc_folder)}
 SEEDS = {"coco": [json.dumps(COCO).encode()], "voc": [VOC.encode()], "grounding": [json.dumps(GROUNDING).encode()],
          "odvg": ["\n".join(map(json.dumps, ODVG)).encode()], "rle": [b"0\xc2\x80", b"052n0"], "image": list(PICTURES.values()),
-         "vocabulary": [json.dumps(CLASSES).encode(), b"cat\ndog\n"]}  # fmt: skip
+         "vocabulary": [json.dumps(CLASSES).encode(), b"cat\ndog\n"], "cvat": [interchange.CVAT.encode()],
+         "labelme": [json.dumps(interchange.LABELME).encode()], "yolo": [(interchange.YOLO + "\0" + interchange.LINES).encode()],
+         "voc_folder": [interchange.VOC.encode()]}  # fmt: skip
 
 
 def main() -> None:

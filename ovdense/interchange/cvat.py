@@ -2,15 +2,16 @@
 
 Score, id, crowd and the like are attributes of their label: CVAT shows and keeps them.
 """
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement, indent
 
 import numpy as np
 
 from ovdense.compat.atomic import replace_file
-from ovdense.compat.xml import read_xml
+from ovdense.compat.xml import read_xml, xml_bytes
 from ovdense.interchange.files import ellipse, numbers, text_of
 from ovdense.interchange.outlines import runs
 from ovdense.interchange.parts import FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
@@ -18,6 +19,7 @@ from ovdense.interchange.records import AnnotatedImage, AnnotationSet, Mask, cla
 
 _RENAMED = {"id": "object_id"}  # fact -> attribute
 _FACTS = {"score": "score", "object_id": "id", "box_xyxy": "box_xyxy", **{flag: flag for flag in FLAGS}}
+MOST_MASKED = 2**28  # pixels of a mask's box
 _ATTRIBUTES = ("label", "occluded", "source", "z_order", "group_id", "xtl", "ytl", "xbr", "ybr", "points", "rle", "left", "top", "width", "height", "cx", "cy",
                "rx", "ry", "rotation")
 
@@ -45,7 +47,7 @@ def read(path: Path, *, unknown: Unknown = "raise") -> AnnotationSet:
 
 def _image(node: Element, types: Mapping[tuple[str, str], str], unknown: Unknown, path: Path) -> AnnotatedImage:
     name = node.get("name") or ""
-    where = f"{path}: image {name!r}"
+    where = f"{path}: image {name[:80]!r}"
     height, width = (int(v) for v in numbers([node.get("height"), node.get("width")], f"{where}: height and width"))
     if not name or not 0 < height < 2**20 or not 0 < width < 2**20:
         raise ValueError(f"{where}: must have a name, and positive height and width, got {height} x {width}")
@@ -58,13 +60,13 @@ def _image(node: Element, types: Mapping[tuple[str, str], str], unknown: Unknown
 
 def _shape(node: Element, types: Mapping[tuple[str, str], str], size_hw: tuple[int, int], where: str) -> Shape | str:
     name = (node.get("label") or "").strip()
-    where = f"{where}: {node.tag} {name!r}"
+    where = f"{where}: {node.tag[:20]} {name[:40]!r}"
     if not name:
         raise ValueError(f"{where}: must have a label")
     facts, attributes = _said(node, name, types, where)
     group = node.get("group_id") or "0"
-    if not group.lstrip("-").isdecimal():
-        raise ValueError(f"{where}: group_id must be an integer, got {group!r}")
+    if not re.fullmatch(r"-?[0-9]{1,18}", group):
+        raise ValueError(f"{where}: group_id must be an integer, got {group[:40]!r}")
     common = dict(name=name, group=int(group) or None, facts=facts, attributes=attributes,
                   extra={"cvat": {k: v for k, v in node.attrib.items() if k in ("source", "z_order")}})
     turned = float(numbers([node.get("rotation") or 0], f"{where}: rotation")[0])
@@ -79,7 +81,7 @@ def _shape(node: Element, types: Mapping[tuple[str, str], str], size_hw: tuple[i
     if node.tag == "ellipse" and not turned:
         return Shape(kind="polygon", polygon=ellipse(*numbers([node.get(k) for k in ("cx", "cy", "rx", "ry")], f"{where}: cx, cy, rx, ry")), **common)
     if node.tag == "mask":
-        return Shape(kind="mask", mask=Mask.of_array(_placed(node, size_hw, where)), **common)
+        return Shape(kind="mask", mask=_mask(node, size_hw, where), **common)
     return f"a rotated {node.tag}" if turned else node.tag
 
 
@@ -106,18 +108,18 @@ def _said(node: Element, label: str, types: Mapping[tuple[str, str], str], where
     return facts, attributes
 
 
-def _placed(node: Element, size_hw: tuple[int, int], where: str) -> np.ndarray:
-    """Return (H, W) bool of a mask's run lengths: 0s and 1s in turns along the rows of its box."""
+def _mask(node: Element, size_hw: tuple[int, int], where: str) -> Mask:
+    """Return the mask of run lengths: 0s and 1s in turns along the rows of its box."""
     left, top, width, height = (int(v) for v in numbers([node.get(k) for k in ("left", "top", "width", "height")], f"{where}: left, top, width, height"))
     lengths = [int(v) for v in numbers((node.get("rle") or "").split(","), f"{where}: rle")]
     good = left >= 0 and top >= 0 and width > 0 and height > 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
     if not good or min(lengths) < 0 or sum(lengths) > width * height:
         raise ValueError(f"{where}: rle must fill a box inside the image {size_hw}, got {len(lengths)} runs for {height} x {width} at x {left}, y {top}")
-    lengths.append(width * height - sum(lengths))
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths) & (np.arange(width * height) < width * height - lengths[-1])
-    whole = np.zeros(size_hw, dtype=bool)
-    whole[top:top + height, left:left + width] = flat.reshape(height, width)
-    return whole
+    if width * height > MOST_MASKED:
+        raise ValueError(f"{where}: a mask's box must have {MOST_MASKED} pixels at most, got {height} x {width}")
+    inside = [n % 2 == 1 for n in range(len(lengths))] + [False]
+    flat = np.repeat(inside, [*lengths, width * height - sum(lengths)])
+    return Mask.of_part(flat.reshape(height, width), (left, top), size_hw)
 
 
 def write(data: AnnotationSet, path: Path) -> None:
@@ -133,7 +135,7 @@ def write(data: AnnotationSet, path: Path) -> None:
         for shape in found:
             _entry(node, shape)
     indent(root)
-    replace_file(path, tostring(root, encoding="utf-8", xml_declaration=True))
+    replace_file(path, xml_bytes(root, declaration=True))
 
 
 def _head(root: Element, data: AnnotationSet, shapes: list[Shape]) -> None:

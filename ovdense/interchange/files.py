@@ -1,5 +1,6 @@
 """What the formats of one file an image share: names of files that stay in their folder, sizes of images, numbers as text."""
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,8 +46,21 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             width, height = picture.size
             return (width, height) if picture.getexif().get(0x0112) in TURNED else (height, width)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file; ValueError for one that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be text in UTF-8, byte {error.start} is not: {error.reason}") from None
+
+
+def short(value: Any) -> str:
+    """Return what a message says of a value that may be of any size and depth."""
+    return reprlib.repr(value)[:80]
 
 
 def text_of(value: float) -> str:
@@ -58,10 +72,10 @@ def numbers(fields: Sequence[Any], where: str) -> list[float]:
     """Return the fields as finite floats; ValueError, beginning with `where`, for one that is none."""
     try:
         found = [float(f) for f in fields]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = [math.nan]
     if any(isinstance(f, bool) for f in fields) or not all(map(math.isfinite, found)):
-        raise ValueError(f"{where}: must be finite numbers, got {str(list(fields))[:80]}")
+        raise ValueError(f"{where}: must be finite numbers, got {short(list(fields))}")
     return found
 
 

@@ -62,7 +62,13 @@ def read_annotations(path: str | Path, format: str | None = None, **options: Any
     module = _module(form)
     if not path.exists():
         raise FileNotFoundError(f"annotations must be an existing file or folder, got {path}")
-    return module.read(path, **_checked(options, _OPTIONS[form], f"read {form}"))
+    known = _checked(options, _OPTIONS[form], f"read {form}")
+    try:
+        return module.read(path, **known)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from None
 
 
 def write_annotations(data: AnnotationSet, path: str | Path, format: str, **options: Any) -> None:

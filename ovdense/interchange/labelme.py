@@ -14,7 +14,7 @@ from PIL import Image
 
 from ovdense.compat.atomic import replace_file
 from ovdense.data.annotations import read_json
-from ovdense.interchange.files import ellipse, numbers, places
+from ovdense.interchange.files import ellipse, numbers, places, read_text
 from ovdense.interchange.parts import FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
 from ovdense.interchange.records import AnnotatedImage, AnnotationSet, Mask, classes_in_order
 
@@ -36,7 +36,7 @@ def read(path: Path, *, unknown: Unknown = "raise") -> AnnotationSet:
         raise ValueError(f"{path}: must hold LabelMe's JSON files, it has none")
     images = tuple(_image(read_json(f), f, root, unknown) for f in files)
     listed = root / "labels.txt"
-    names = [n.strip() for n in listed.read_text(encoding="utf8").splitlines()] if listed.is_file() else []
+    names = [n.strip() for n in read_text(listed).splitlines()] if listed.is_file() else []
     seen = [o.name for image in images for o in image.objects]
     names = [n for n in names if n and n not in _NO_CLASS]
     if names:
@@ -61,7 +61,7 @@ def _image(content: Any, path: Path, root: Path, unknown: Unknown) -> AnnotatedI
 def _shape(shape: Any, size_hw: tuple[int, int], where: str) -> Shape | str:
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip() or not isinstance(shape.get("points"), list):
         raise ValueError(f"{where}: must have a label (text) and points (a list), got {str(shape)[:80]}")
-    kind = shape.get("shape_type", "polygon")
+    kind = str(shape.get("shape_type", "polygon"))
     points = [_point(p, where) for p in shape["points"]]
     flags, attributes = shape.get("flags") or {}, shape.get("attributes") or {}
     if not isinstance(flags, dict) or not isinstance(attributes, dict):
@@ -81,7 +81,7 @@ def _shape(shape: Any, size_hw: tuple[int, int], where: str) -> Shape | str:
     return _drawn(kind, points, shape.get("mask"), size_hw, where, common)
 
 
-def _drawn(kind: Any, points: list, mask: Any, size_hw: tuple[int, int], where: str, common: dict) -> Shape | str:
+def _drawn(kind: str, points: list, mask: Any, size_hw: tuple[int, int], where: str, common: dict) -> Shape | str:
     wanted = {"rectangle": 2, "circle": 2, "mask": 2}.get(kind)
     if wanted and len(points) != wanted or kind == "polygon" and len(points) < 3:
         raise ValueError(f"{where}: a {kind} must have {wanted or 'at least 3'} points, got {len(points)}")
@@ -94,8 +94,8 @@ def _drawn(kind: Any, points: list, mask: Any, size_hw: tuple[int, int], where: 
         radius = math.dist(*points)
         return Shape(kind="polygon", polygon=ellipse(*points[0], radius, radius), **common)
     if kind == "mask":
-        return Shape(kind="mask", mask=Mask.of_array(_placed(mask, points[0], size_hw, where)), **common)
-    return str(kind)
+        return Shape(kind="mask", mask=_placed(mask, points[0], size_hw, where), **common)
+    return kind
 
 
 def _point(point: Any, where: str) -> tuple[float, float]:
@@ -110,21 +110,19 @@ def _four(box: Any, where: str) -> list[float]:
     return numbers(box, where)
 
 
-def _placed(text: Any, corner: tuple[float, float], size_hw: tuple[int, int], where: str) -> np.ndarray:
-    """Return (H, W) bool of a shape's PNG, whose first pixel lies at `corner`."""
+def _placed(text: Any, corner: tuple[float, float], size_hw: tuple[int, int], where: str) -> Mask:
+    """Return the mask of a shape's PNG, whose first pixel lies at `corner`."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as png:
             if png.width > size_hw[1] or png.height > size_hw[0]:
                 raise ValueError(f"it is {png.height} x {png.width}, larger than the image")
             part = np.asarray(png.convert("L")) > 0
-    except (TypeError, ValueError, OSError, SyntaxError) as error:
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where}: mask must be a PNG in base64: {error}") from None
     x, y = round(corner[0]), round(corner[1])
-    whole = np.zeros(size_hw, dtype=bool)
     if x < 0 or y < 0 or y + part.shape[0] > size_hw[0] or x + part.shape[1] > size_hw[1]:
         raise ValueError(f"{where}: a mask of {part.shape} at x {x}, y {y} must lie inside the image {size_hw}")
-    whole[y:y + part.shape[0], x:x + part.shape[1]] = part
-    return whole
+    return Mask.of_part(part, (x, y), size_hw)
 
 
 def write(data: AnnotationSet, folder: Path) -> None:

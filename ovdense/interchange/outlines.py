@@ -13,6 +13,17 @@ def encode(mask_HW: np.ndarray) -> bytes:
     return coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))["counts"]
 
 
+def encode_part(part_HW: np.ndarray, corner_xy: tuple[int, int], size_hw: tuple[int, int]) -> bytes:
+    """Return the compressed run length of an image of `size_hw` that holds a bool mask with its first pixel at `corner_xy` (inside the image)."""
+    height, width = map(int, size_hw)
+    xs, ys = np.nonzero(part_HW.T)
+    flat = (xs.astype(np.int64) + corner_xy[0]) * height + ys + corner_xy[1]
+    gap = np.flatnonzero(np.diff(flat) > 1)
+    begins, ends = (flat[[0, *(gap + 1)]], flat[[*gap, -1]] + 1) if len(flat) else (flat, flat)
+    counts = np.diff(np.concatenate([[0], np.stack([begins, ends], 1).ravel(), [height * width]]))
+    return coco_mask.frPyObjects({"counts": counts.tolist(), "size": [height, width]}, height, width)["counts"]
+
+
 def polygons_rle(polygons: Sequence[Polygon], size_hw: tuple[int, int]) -> bytes:
     """Return the compressed run length of the polygons' union, filled as COCO fills them."""
     return coco_mask.merge(coco_mask.frPyObjects([list(p) for p in polygons], *map(int, size_hw)))["counts"]

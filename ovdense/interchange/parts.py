@@ -70,10 +70,13 @@ def objects_of(shapes: Sequence[Shape], size_hw: tuple[int, int], where: str) ->
 def _object(members: Sequence[Shape], size_hw: tuple[int, int], where: str) -> AnnotatedObject:
     first = members[0]
     facts = {k: v for m in reversed(members) for k, v in m.facts.items()}
-    mask = _union([m for m in members if m.kind != "box"], size_hw)
+    try:
+        mask = _union([m for m in members if m.kind != "box"], size_hw)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(first.name)[:40]!r}: {error}") from None
     box = facts.pop("box_xyxy", None) or next((m.box_xyxy for m in members if m.kind == "box"), None) or (mask and mask.box_xyxy())
     if box is None or not (box[2] > box[0] and box[3] > box[1]):
-        raise ValueError(f"{where}: a {first.name!r} must have positive width and height, got {box}")
+        raise ValueError(f"{where}: a {first.name[:40]!r} must have positive width and height, got {box}")
     return AnnotatedObject(name=first.name, box_xyxy=tuple(box), mask=mask, group=first.group if len(members) == 1 else None, attributes=first.attributes,
                            extra=first.extra, **facts)
 
@@ -100,7 +103,8 @@ def without_unknown(shapes: Iterable[Shape | str], unknown: Unknown, where: str)
     for shape in shapes:
         (bad if isinstance(shape, str) else good).append(shape)
     if bad and unknown == "raise":
-        raise ValueError(f"{where}: a shape must be a box, polygon, mask, circle or ellipse, got {bad[0]} ({len(bad)} such); remove it or give unknown='drop'")
+        raise ValueError(f"{where}: a shape must be a box, polygon, mask, circle or ellipse, got {bad[0][:40]} ({len(bad)} such); "
+                         "remove it or give unknown='drop'")
     if bad:
-        warnings.warn(f"{where}: left out {len(bad)} shapes that have no area ({', '.join(sorted(set(bad)))})", stacklevel=2)
+        warnings.warn(f"{where}: left out {len(bad)} shapes that have no area ({', '.join(sorted(set(bad)))[:80]})", stacklevel=2)
     return good

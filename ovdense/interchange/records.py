@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ovdense.interchange.outlines import encode, outlines, polygons_rle, runs_of_columns
+from ovdense.data.entry_checks import MOST_PIXELS
+from ovdense.data.masks import FARTHEST
+from ovdense.interchange.outlines import encode, encode_part, outlines, polygons_rle, runs_of_columns
 from ovdense.structures import Results, Vocabulary
 
 Box = tuple[float, float, float, float]
@@ -34,13 +36,18 @@ class Mask:
     def __post_init__(self) -> None:
         _require(bool(self.polygons) != (self.rle is not None), f"a mask must be polygons or a run length, got {'both' if self.polygons else 'neither'}")
         for polygon in self.polygons:
-            good = len(polygon) >= 6 and len(polygon) % 2 == 0 and all(math.isfinite(v) for v in polygon)
-            _require(good, f"a polygon must be at least three points x, y, ... of finite numbers, got {str(polygon)[:80]}")
+            good = len(polygon) >= 6 and len(polygon) % 2 == 0 and all(-FARTHEST <= v <= FARTHEST for v in polygon)
+            _require(good, f"a polygon must be at least three points x, y, ... within a million pixels of the image, got {str(polygon[:8])[:80]}")
 
     @classmethod
     def of_array(cls, mask_HW: np.ndarray) -> "Mask":
         """Return the mask of a bool array."""
         return cls(size_hw=(int(mask_HW.shape[0]), int(mask_HW.shape[1])), rle=encode(mask_HW))
+
+    @classmethod
+    def of_part(cls, part_HW: np.ndarray, corner_xy: tuple[int, int], size_hw: tuple[int, int]) -> "Mask":
+        """Return the mask of a bool array whose first pixel lies at `corner_xy` of the image; the rest of the image is never laid out."""
+        return cls(size_hw=size_hw, rle=encode_part(part_HW, corner_xy, size_hw))
 
     @cached_property
     def counts(self) -> bytes:
@@ -116,7 +123,8 @@ class AnnotatedImage:
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(len(self.size_hw) == 2 and min(self.size_hw) > 0, f"{self.file_name}: size_hw must be two positive integers, got {self.size_hw}")
+        good = len(self.size_hw) == 2 and min(self.size_hw) > 0 and self.size_hw[0] * self.size_hw[1] <= MOST_PIXELS
+        _require(good, f"{str(self.file_name)[:80]}: size_hw must be two positive integers, {MOST_PIXELS} pixels at most, got {str(self.size_hw)[:80]}")
         for thing in self.objects:
             _require(thing.mask is None or tuple(thing.mask.size_hw) == tuple(self.size_hw),
                      f"{self.file_name}: masks must have the image's size {self.size_hw}, got {thing.mask and thing.mask.size_hw}")

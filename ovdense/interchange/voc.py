@@ -4,17 +4,17 @@ VOC's pixels count from 1 and a box's last pixel lies inside it; in the record, 
 """
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement, indent
 
 import numpy as np
 from PIL import Image
 
 from ovdense.compat.atomic import atomic_write, replace_file
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
-from ovdense.compat.xml import read_xml
+from ovdense.compat.xml import read_xml, xml_bytes
 from ovdense.data.annotations import InvalidBoxes, check_boxes, voc_numbers
 from ovdense.data.masks import paint
-from ovdense.interchange.files import inside, places, text_of
+from ovdense.interchange.files import inside, places, read_text, text_of
 from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask
 from ovdense.structures import IGNORE_LABEL, Vocabulary
 from ovdense.text.vocabulary import load_vocabulary
@@ -63,7 +63,7 @@ def _classes(path: Path, given: Sequence[str] | Vocabulary | None, seen: Sequenc
     if given is not None:
         return load_vocabulary(given)
     if listed.is_file():
-        names = [line.split(":")[0].strip() for line in listed.read_text(encoding="utf8").splitlines() if line.strip() and not line.startswith("#")]
+        names = [line.split(":")[0].strip() for line in read_text(listed).splitlines() if line.strip() and not line.startswith("#")]
         return Vocabulary.of([n for n in names if n not in ("background", "void")])
     known = load_vocabulary("voc")
     if set(seen) <= set(known.names):
@@ -104,11 +104,11 @@ def _png(path: Path, size_hw: tuple[int, int]) -> np.ndarray | None:
         with Image.open(path) as png:
             if png.mode not in ("P", "L"):
                 raise ValueError(f"it must have one number a pixel (a palette, or grey), got mode {png.mode}")
+            if png.size != size_hw[::-1]:
+                raise ValueError(f"it must have the image's size {str(size_hw)[:80]}, got {png.size[::-1]}")
             found = np.asarray(png)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a label map: {error}") from None
-    if found.shape != tuple(size_hw):
-        raise ValueError(f"{path}: must have the image's size {size_hw}, got {found.shape}")
     return found
 
 
@@ -134,7 +134,7 @@ def _regions(class_HW: np.ndarray, names: tuple[str, ...], path: Path) -> list[A
 def _thing(node: Element, box: tuple, mask: Mask | None, names: Sequence[str], where: str) -> AnnotatedObject:
     name = (node.findtext("name") or "").strip()
     if name not in names:
-        raise ValueError(f"{where}: the name {name!r} is not among the {len(names)} classes; repair it, or give classes=")
+        raise ValueError(f"{where}: the name {name[:80]!r} is not among the {len(names)} classes; repair it, or give classes=")
     flags = {flag: (node.findtext(flag) or "0").strip() == "1" for flag in _FLAGS}
     parts = [{"name": (p.findtext("name") or "").strip(), "box": voc_numbers(p.find("bndbox"), _SIDES, f"{where}: part")} for p in node.findall("part")]
     extra = {"parts": parts} if parts else {}
@@ -155,7 +155,7 @@ def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
         raise ValueError(f"label maps of VOC hold {MOST_OBJECTS} classes, got {len(index)}; take the classes that you need, or another format")
     segmented = [stem for stem, image in zip(stems, data.images) if _write_maps(image, stem, folder, index)]
     for file, image in zip(files, data.images):
-        replace_file(file, tostring(_xml(image, folder), encoding="utf-8"), durable=False)
+        replace_file(file, xml_bytes(_xml(image, folder)), durable=False)
     _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
     if segmented:
         _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", segmented)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.compat.atomic import replace_file
-from ovdense.interchange.files import image_files, image_size, numbers, places, text_of
+from ovdense.data.masks import FARTHEST
+from ovdense.interchange.files import image_files, image_size, numbers, places, read_text, short, text_of
 from ovdense.interchange.outlines import join_parts, split_parts
 from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask
 from ovdense.structures import Vocabulary
@@ -22,11 +23,16 @@ def read(path: Path, *, split: str = "train", images: Path | None = None) -> Ann
     yaml_path = path / "data.yaml" if path.is_dir() else path
     content = _yaml(yaml_path)
     names = _names(content.get("names"), yaml_path)
-    root = yaml_path.parent / str(content.get("path") or ".")
-    place = content.get(split)
+    base, place = content.get("path") or ".", content.get(split)
+    if not isinstance(base, str) or "\0" in base + str(place)[:4096]:
+        raise ValueError(f"{yaml_path}: path must be a folder's name, got {short(base)}; so must the split's {short(place)}")
+    root = yaml_path.parent / base
     if not isinstance(place, str):
         raise ValueError(f"{yaml_path}: must name the folder of the split {split!r}, it has {[k for k in ('train', 'val', 'test') if content.get(k)]}")
-    folder = root / place if (root / place).exists() or images else yaml_path.parent / place
+    try:
+        folder = root / place if (root / place).exists() or images else yaml_path.parent / place
+    except OSError as error:  # the name is too long, or leads where nobody may look
+        raise ValueError(f"{yaml_path}: the folder of the split {split!r} cannot be read: {error.strerror}, {short(place)}") from None
     labels = Path(*("labels" if part == "images" else part for part in folder.parts[len(root.parts):]))
     labels = (root if folder.is_relative_to(root) else yaml_path.parent) / labels
     if labels == folder:
@@ -44,8 +50,8 @@ def _yaml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"a YOLO data set must have its data.yaml, got {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: must be YAML in UTF-8: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: must be YAML in UTF-8: {str(error)[:400]}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a mapping with names, train and val, got {type(content).__name__}")
     return content
@@ -54,10 +60,10 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _names(given: Any, path: Path) -> list[str]:
     if isinstance(given, dict):
         if sorted(map(str, given)) != sorted(map(str, range(len(given)))):
-            raise ValueError(f"{path}: names must be numbered 0, 1, ..., got {list(given)[:8]}")
+            raise ValueError(f"{path}: names must be numbered 0, 1, ..., got {short(list(given))}")
         given = [given.get(k, given.get(str(k))) for k in range(len(given))]
     if not isinstance(given, list) or not given or not all(isinstance(n, str | int) and str(n).strip() for n in given):
-        raise ValueError(f"{path}: names must be a list of names, or numbers to names, got {str(given)[:80]}")
+        raise ValueError(f"{path}: names must be a list of names, or numbers to names, got {short(given)}")
     return [str(n) for n in given]
 
 
@@ -66,7 +72,7 @@ def _image(picture: Path, relative: Path, labels: Path, names: list[str]) -> Ann
     file = labels / relative.with_suffix(".txt")
     things = []
     if file.is_file():
-        for n, line in enumerate(file.read_text(encoding="utf8").splitlines(), 1):
+        for n, line in enumerate(read_text(file).splitlines(), 1):
             if line.strip():
                 things.append(_thing(line.split(), names, size_hw, f"{file}, line {n}"))
     return AnnotatedImage(file_name=relative.as_posix(), size_hw=size_hw, objects=tuple(things))
@@ -79,12 +85,14 @@ def _thing(fields: list[str], names: list[str], size_hw: tuple[int, int], where:
     score = values.pop() if len(values) % 2 == 0 else None
     name, places_ = names[int(values[0])], values[1:]
     height, width = size_hw
-    pixels = [round(v * (height if n % 2 else width), DECIMALS) for n, v in enumerate(places_)]
+    pixels = numbers([round(v * (height if n % 2 else width), DECIMALS) for n, v in enumerate(places_)], where)
     if len(pixels) == 4:
         cx, cy, w, h = pixels
         if w <= 0 or h <= 0:
             raise ValueError(f"{where}: a box must have positive width and height, got {' '.join(fields)[:80]}")
         return AnnotatedObject(name=name, box_xyxy=(cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), score=score)
+    if max(map(abs, pixels)) > FARTHEST:
+        raise ValueError(f"{where}: a polygon must lie within a million pixels of the image, got {' '.join(fields)[:80]}")
     mask = Mask(polygons=split_parts(tuple(pixels)), size_hw=size_hw)
     box = mask.box_xyxy()
     if box[2] <= box[0] or box[3] <= box[1]:

@@ -34,6 +34,7 @@ def picture(seed: int) -> bytes:
 def predictor():
     found = load("mini", device="cpu")
     found.resize = ResizeShortestEdge((64,), 256)  # quick: it is the page that is tried here
+    found.model.encoder.image.short_sides = (64,)
     return found
 
 
