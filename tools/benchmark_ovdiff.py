@@ -10,6 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
+
+from ovdense.compat.atomic import replace_file
+from ovdense.measure import machine, median_seconds
 
 ROWS_A_CLASS = 65  # 1 class, 32 instances, 32 parts
 
@@ -22,6 +26,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--grid", type=int, default=64, help="side of their feature maps (default: %(default)s)")
     parser.add_argument("--width", type=int, default=7680, help="features a place (default: %(default)s, Stable Diffusion's)")
     parser.add_argument("--clusters", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3, help="predictions of which the median is taken (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE.json", help="write the tables to this file, for tools/benchmark_page.py")
     parser.add_argument("--run", choices=("predict", "streamed", "published"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -33,14 +39,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result | {"peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}))
         return 0
     shared = ["--classes", *map(str, args.classes), "--images", str(args.images), "--grid", str(args.grid), "--width", str(args.width),
-              "--clusters", str(args.clusters)]  # fmt: skip
+              "--clusters", str(args.clusters), "--repeats", str(args.repeats)]  # fmt: skip
+    found: dict[str, dict] = {}
     for part in args.parts:
         out = subprocess.run([sys.executable, __file__, "--run", part, *shared], capture_output=True, text=True, check=False)
         if out.returncode:
             print(f"{part}: failed: {out.stderr.strip().splitlines()[-1] if out.stderr.strip() else out.returncode}")
             continue
-        print(f"{part}: {out.stdout.strip().splitlines()[-1]}", flush=True)
-    return 0
+        found[part] = json.loads(out.stdout.strip().splitlines()[-1])
+        print(f"{part}: {found[part]}", flush=True)
+    if args.out:
+        replace_file(args.out, json.dumps({"machine": machine(), "tables": tables(found, args)}, indent=1))
+    return 0 if len(found) == len(args.parts) else 1
+
+
+def tables(found: dict[str, dict], args: argparse.Namespace) -> list[dict]:
+    """Return the tables of what was measured."""
+    out = []
+    if "predict" in found:
+        p = found["predict"]
+        note = (f"An image of {p['image'][0]}x{p['image'][1]}, {p['places']} places of {p['width']} features, {2 * ROWS_A_CLASS} stored rows a class; "
+                f"median of {args.repeats}. Its features: {p['features_seconds']} s, once for all classes.")  # fmt: skip
+        out.append({"title": "OVDiff: prediction by number of classes", "note": note, "rows": p["rows"]})
+    built = {name: found[part] for name, part in (("published: all pixels at once", "published"), ("streamed (ours)", "streamed")) if part in found}
+    if built:
+        note = f"One class: {args.images} images of {args.grid}x{args.grid}x{args.width} features, {args.clusters} parts; each in a process of its own."
+        out.append({"title": "OVDiff: building prototypes", "note": note, "rows": [{"way": name, **numbers} for name, numbers in built.items()]})
+    return out
 
 
 def image_features(number: int, args: argparse.Namespace):
@@ -104,21 +129,22 @@ def predict(args: argparse.Namespace) -> dict:
     extractor = BackboneFeatures(out_strides=(16, 32))
     size_hw = (320, 480)
     image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(0))
-    read_places(image, [extractor], ())
-    began = time.perf_counter()
     places = read_places(image, [extractor], ())
-    out = {"features_seconds": round(time.perf_counter() - began, 3), "width": extractor.width, "image": list(size_hw)}
+    unit_PC = places[0].unit_HWC.flatten(0, 1)
+    features = median_seconds(lambda: read_places(image, [extractor], ()), args.repeats)
+    rows = []
     for classes in args.classes:
         generator = torch.Generator().manual_seed(1)
-        rows = [torch.randn(ROWS_A_CLASS, extractor.width, generator=generator) for _ in range(2 * classes)]
-        bank = prototype_bank(rows[:classes], rows[classes:])
-        for label, active in (("all", classes), ("ten", min(10, classes))):
+        given = [torch.randn(ROWS_A_CLASS, extractor.width, generator=generator) for _ in range(2 * classes)]
+        bank = prototype_bank(given[:classes], given[classes:])
+        del given
+        product = median_seconds(partial(torch.matmul, unit_PC, bank.bank.rows_MD.T), args.repeats)
+        for active in dict.fromkeys((classes, min(10, classes))):
             chosen = torch.arange(classes) < active
-            label_map(places, [bank], chosen, size_hw, size_hw)
-            began = time.perf_counter()
-            label_map(places, [bank], chosen, size_hw, size_hw)
-            out[f"{classes}_{label}_active"] = round(time.perf_counter() - began, 3)
-    return out
+            seconds = median_seconds(partial(label_map, places, [bank], chosen, size_hw, size_hw), args.repeats)
+            rows.append({"classes": classes, "looked_for": active, "seconds": round(seconds, 3),
+                         "matrix_product_s": round(product * active / classes, 4)})  # fmt: skip
+    return {"features_seconds": round(features, 3), "width": extractor.width, "places": len(unit_PC), "image": list(size_hw), "rows": rows}
 
 
 if __name__ == "__main__":

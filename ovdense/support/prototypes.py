@@ -184,8 +184,11 @@ def score_places(unit_PC: Tensor, prototypes: PrototypeBank, active_K: Tensor, b
     if not background:
         needed_M = needed_M & (class_M >= 0)
     out_PK = unit_PC.new_full((len(unit_PC), 1 + bank.num_classes), -1.0)
-    column_M = class_M[needed_M] + 1
-    cosine_PM = unit_PC @ bank.rows_MD.to(unit_PC)[needed_M].T
+    rows_MC = bank.rows_MD.to(unit_PC)
+    if not bool(needed_M.all()):
+        rows_MC, class_M = rows_MC[needed_M], class_M[needed_M]
+    column_M = class_M + 1
+    cosine_PM = unit_PC @ rows_MC.T
     out_PK.scatter_reduce_(1, column_M.expand(len(unit_PC), -1), cosine_PM, reduce="amax")
     if not background:
         out_PK[:, 0] = 0

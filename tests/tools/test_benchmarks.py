@@ -55,3 +55,14 @@ def test_benchmark_page__reads_runs_against_the_published_arithmetic(tmp_path):
     assert load_script("tools/benchmark_page.py").main([str(tmp_path / "a.json"), "--page", str(tmp_path / "p.md"), "--plot", str(tmp_path / "p.png")]) == 0
     text = (tmp_path / "p.md").read_text()
     assert "## a.py: test" in text and "size hw 480x640, threads 2" in text and "| names | 1.8 |" in text and "/some/where" not in text
+
+
+@pytest.mark.slow
+def test_benchmark_ovdiff__tables_of_prediction_and_of_building(tmp_path):
+    out, small = tmp_path / "ovdiff.json", ["--images", "2", "--grid", "8", "--width", "16", "--clusters", "2", "--repeats", "1"]
+    assert load_script("tools/benchmark_ovdiff.py").main(["--classes", "1", "12", *small, "--out", str(out)]) == 0
+    prediction, building = json.loads(out.read_text())["tables"]
+    assert [(r["classes"], r["looked_for"]) for r in prediction["rows"]] == [(1, 1), (12, 12), (12, 10)]
+    assert all(r["seconds"] >= r["matrix_product_s"] >= 0 for r in prediction["rows"])
+    ours, theirs = building["rows"]
+    assert ours["rows"] == theirs["rows"] == 2 * (1 + 2 + 2) and all(0 < r["peak_gib"] < 8 for r in building["rows"])

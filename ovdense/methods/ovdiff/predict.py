@@ -48,14 +48,17 @@ def mean_scores(places: Sequence[PlaceFeatures], banks: Sequence[PrototypeBank],
     total = count = None
     for p in places:
         h, w, _ = p.unit_HWC.shape
-        score_PK = score_places(p.unit_HWC.flatten(0, 1), banks[p.extractor], active_K, background)
+        score_PK = score_places(p.unit_HWC.flatten(0, 1), banks[p.extractor], active_K, background).clamp(-1, 1)  # as after resizing, on fewer numbers
         crop_hw = p.rows.stop - p.rows.start, p.columns.stop - p.columns.start
-        score_KHW = F.interpolate(score_PK.T.unflatten(1, (h, w))[None], size=crop_hw, mode="bilinear", align_corners=False)[0].clamp(-1, 1)
+        map_KHW = score_PK.T.contiguous().unflatten(1, (h, w))  # contiguous: else the large maps come out in another order and are copied
+        score_KHW = F.interpolate(map_KHW[None], size=crop_hw, mode="bilinear", align_corners=False)[0]
+        if len(places) == 1 and crop_hw == tuple(size_hw):
+            return score_KHW
         if total is None:
             total, count = score_KHW.new_zeros(len(score_KHW), *size_hw), score_KHW.new_zeros(size_hw)
         total[:, p.rows, p.columns] += score_KHW
         count[p.rows, p.columns] += 1
-    return total / count.clamp(min=1)
+    return total.div_(count.clamp(min=1))
 
 
 def label_map(
@@ -79,13 +82,13 @@ def label_map(
         part = chosen[start : start + block]
         part_K = torch.zeros_like(active_K)
         part_K[part] = True
-        score = mean_scores(places, [_of_classes(b, part, active_K) for b in banks], torch.ones(len(part), dtype=torch.bool), size_hw, background)
-        first = 0 if with_background and not start else 1
+        first = 0 if with_background and not start else 1  # the background is compared once
+        score = mean_scores(places, [_of_classes(b, part, active_K) for b in banks], torch.ones(len(part), dtype=torch.bool), size_hw, background and not first)
         score = score[first:]
         if pamr_image_3HW is not None:
             score = refine(pamr_image_3HW[None], score[None])[0]
         score = resized(score[None], out_hw)[0]
-        value, index = score.where(score > threshold, torch.zeros_like(score)).max(0)
+        value, index = best_above(score, threshold)
         number = torch.tensor([0, *(1 + k for k in part)][first:], device=score.device)
         if best is None:
             best, label = value, number[index]
@@ -93,6 +96,15 @@ def label_map(
             better = value > best
             best, label = torch.where(better, value, best), torch.where(better, number[index], label)
     return label
+
+
+def best_above(score_KHW: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the largest score and its class at each pixel, (H, W) both, where scores not above `threshold` count as 0; the first of equals."""
+    if threshold < 0:
+        return score_KHW.where(score_KHW > threshold, torch.zeros_like(score_KHW)).max(0)
+    value, index = score_KHW.max(0)  # what is above a threshold of 0 or more beats all zeros
+    above = value > threshold
+    return value.where(above, torch.zeros_like(value)), index.where(above, torch.zeros_like(index))
 
 
 def _of_classes(prototypes: PrototypeBank, part: Sequence[int], active_K: Tensor) -> PrototypeBank:

@@ -15,7 +15,7 @@ from ovdense.drawing.colours import palette
 from ovdense.structures import ClassEntry
 from ovdense.support.prototypes import unit_rows
 
-TILE = 128
+TILE = 160
 FOREGROUND, BACKGROUND = (40, 220, 90), (70, 120, 255)
 ROWS = {"image": "image", "heat": "heat\nof the class", "masks": "masks\ngreen: class\nblue: around it", "parts": "parts\ncoloured: class\ngrey: around it"}
 
@@ -50,7 +50,16 @@ def _column(model: Any, entry: ClassEntry, support: Any, prototypes: Any, extrac
         tint(canvas, mask, colour, 0.45)
         tint(canvas, outline(mask, max(1, round(0.006 * mask.size**0.5))), colour, 1.0)
     tiles |= {"masks": canvas.round().clip(0, 255).astype(np.uint8), "parts": _parts(pixels, prototypes, extractor)}
-    return {kind: np.asarray(Image.fromarray(t).resize((TILE, TILE), Image.Resampling.LANCZOS)) for kind, t in tiles.items()}
+    return {kind: _tile(t) for kind, t in tiles.items()}
+
+
+def _tile(picture: np.ndarray) -> np.ndarray:
+    """Return (TILE, TILE, 3): the whole picture in the middle, white around it."""
+    scale = TILE / max(picture.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    tile, top, left = np.full((TILE, TILE, 3), 255, np.uint8), (TILE - height) // 2, (TILE - width) // 2
+    tile[top : top + height, left : left + width] = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+    return tile
 
 
 def _parts(pixels: np.ndarray, prototypes: Any, extractor: Any) -> np.ndarray:
