@@ -52,6 +52,6 @@ test_cfg = dict(type=CaptionTestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 # without VocabularyHook: the vocabulary is each image's own
 load_from = "work_dirs/mdetr_shapes_mini/last_checkpoint"
-train_dataloader.dataset.with_masks = True
+train_dataloader.dataset.datasets = [dict(part, with_masks=True) for part in train_dataloader.dataset.datasets]
 test_evaluator = [dict(type=PhraseGroundingMetric), dict(type=PhraseMaskMetric)]
 custom_hooks = [dict(type=IterationSeedHook), dict(type=ProgressHook), dict(type=ReportHook)]

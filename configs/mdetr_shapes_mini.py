@@ -2,8 +2,9 @@
 
 Paper: arXiv 2104.12763, at our scale. What a short training needs differs from the published model: slots start from the
 encoder's own proposals, tokens are told by their alignment instead of their position, and three maps make the image tokens.
-Measured, seed 0, one run, 1,626 phrases of 400 validation captions: R@1 71.0 (unique nouns 85.1, attributes 69.4, relations 50.0), R@5 92.4. A
-training on shuffled captions (450 iterations) gives R@1 1.8, one of the same length on the right ones 56.9.
+Measured, seeds 0, 1, 2, 1,626 phrases of 400 validation captions: R@1 75.9 (75.4 to 76.6); unique nouns 87.9 (86.9 to 88.9), told apart by attribute or
+relation 72.1 (71.4 to 72.7). With a third of the scenes and any length of training up to 4,500 iterations it stays below 72 and 68. A training on
+shuffled captions (450 iterations, a third of the scenes) gives R@1 1.8, one of the same length on the right ones 56.9.
 Train: python tools/train.py configs/mdetr_shapes_mini.py
 Test:  python tools/test.py configs/mdetr_shapes_mini.py work_dirs/mdetr_shapes_mini --show-dir overlays
 """
@@ -45,9 +46,9 @@ model = dict(
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4, fused=True), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=100),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=2000, T_max=1900, eta_min=1e-6),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=3500, T_max=3400, eta_min=1e-6),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=2000)
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=3500)
 test_cfg = dict(type=CaptionTestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 # without VocabularyHook: the vocabulary is each image's own

@@ -2,7 +2,7 @@
 from mmengine.dataset import DefaultSampler
 
 from ovdense.data.collate import collate_detection
-from ovdense.data.grounding import ShapesGrounding, ShapesPhraseGrounding
+from ovdense.data.grounding import MixedDataset, ShapesGrounding, ShapesPhraseGrounding
 from ovdense.data.samplers import ResumableInfiniteSampler
 from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
 from ovdense.evaluation.grounding import PhraseGroundingMetric
@@ -13,10 +13,18 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type=ResumableInfiniteSampler, shuffle=True),
     collate_fn=dict(type=collate_detection),
+    # three drawings of a thousand scenes each: with one, a training learns its scenes by heart before it reads attributes
     dataset=dict(
-        type=ShapesGrounding,
-        split="train",
-        transforms=[dict(type=LoadImage), dict(type=RandomFlip, prob=0.5, swap_sides=True), dict(type=PackDetection)],
+        type=MixedDataset,
+        datasets=[
+            dict(
+                type=ShapesGrounding,
+                split="train",
+                shapes_seed=seed,
+                transforms=[dict(type=LoadImage), dict(type=RandomFlip, prob=0.5, swap_sides=True), dict(type=PackDetection)],
+            )
+            for seed in (0, 1, 2)
+        ],
     ),
 )
 test_dataloader = dict(
