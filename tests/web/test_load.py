@@ -121,3 +121,13 @@ def test_fifty_clients__whose_pictures_are_no_longer_kept_are_told_to_drop_them_
         assert len(kept) == FEW and all(ask(url, dropped[seed][1]["image"])[0] == 200 for seed in kept), "the last ones are there"
         again = drop(url, JUNK)[1]["image"]
         assert again == first and ask(url, again)[0] == 200 and len(forgetful._images) == FEW
+
+
+def test_memory__is_given_back_now_and_then(predictor, monkeypatch):
+    engine, called = engine_of(predictor, FEW), []
+    monkeypatch.setattr("ovdense.web.engine.return_memory", lambda: called.append(engine._count))
+    monkeypatch.setattr("ovdense.web.engine.RETURN_EVERY", 2)
+    kept = engine.add_image(picture(JUNK))["image"]
+    for _ in range(5):
+        engine.ask({"image": kept, "texts": ["sky"]})
+    assert called == [2, 4]
