@@ -46,6 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="which to measure (default: all that a config can have)")
     parser.add_argument("--exemplars", metavar="DIR", help="measure all besides with example pictures as support, DIR/CLASS/*.jpg with masks *.mask.png")
     parser.add_argument("--oracle", type=int, metavar="N", help="measure all besides with N true objects a class of the shapes' training images as support")
+    parser.add_argument("--only-others", action="store_true", help="leave out the config's own support; give --exemplars or --oracle")
     parser.add_argument("--extractors", nargs="+", choices=list(EXTRACTORS), default=[], help="measure the full method besides with each of these features "
                         "alone, and with all of them: " + "; ".join(f"{k}: {v}" for k, v in EXTRACTORS.items()))  # fmt: skip
     parser.add_argument("--first", type=int, metavar="N", help="only the first N images")
@@ -57,6 +58,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        if args.only_others and not (args.exemplars or args.oracle):
+            raise ValueError("--only-others needs another support: give --exemplars or --oracle")
         from ovdense.compat.atomic import replace_file
         from ovdense.registry import DATASETS, MODELS
 
@@ -65,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         if not hasattr(model, "use_support"):
             raise ValueError(f"{args.config} must be of an OVDiff segmenter, got {type(model).__name__}")
-        extractors = [*model.extractors, *map(build_extractor, args.extractors)]
-        variants = build_variants(model, dataset.vocabulary, extractors, args)
+        extractors, asked = all_extractors(model, args.extractors)
+        variants = build_variants(model, dataset.vocabulary, extractors, asked, args)
     with clean_run_errors():
         rows = measure(model, variants, extractors, dataset, args)
     width = max(len(r["variant"]) for r in rows)
@@ -77,14 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_extractor(name: str):
+def all_extractors(model, names: Sequence[str]) -> tuple[list, dict[str, int]]:
+    """Return the model's extractors and those asked for besides, and the number of each that was asked for by name."""
     from ovdense.methods.dual_encoder import ConseDualEncoder
     from ovdense.vision.extractors import BackboneFeatures, DenseEncoderFeatures
 
-    return DenseEncoderFeatures(ConseDualEncoder()) if name == "dense" else BackboneFeatures(f"tf_efficientnet_{name}", out_strides=(16, 32))
+    extractors, asked = list(model.extractors), {}
+    for name in names:
+        made = DenseEncoderFeatures(ConseDualEncoder()) if name == "dense" else BackboneFeatures(f"tf_efficientnet_{name}", out_strides=(16, 32))
+        same = [n for n, e in enumerate(extractors) if e.fingerprint() == made.fingerprint()]
+        if not same:
+            extractors.append(made)
+        asked[name] = same[0] if same else len(extractors) - 1
+    return extractors, asked
 
 
-def build_variants(model, vocabulary, extractors: list, args: argparse.Namespace) -> dict[str, Variant]:
+def build_variants(model, vocabulary, extractors: list, asked: dict[str, int], args: argparse.Namespace) -> dict[str, Variant]:
     """Return the variants by name; all share extractors, pre-filter and stored prototypes."""
     from ovdense.methods.ovdiff.model import OVDiff
 
@@ -97,20 +108,20 @@ def build_variants(model, vocabulary, extractors: list, args: argparse.Namespace
         made.encode_text(vocabulary)
         return Variant(model=made, extractors=numbers, prefilter=change.get("prefilter", "own"))
 
-    own, more = tuple(range(len(model.extractors))), tuple(range(len(model.extractors), len(extractors)))
+    own = tuple(range(len(model.extractors)))
     only = "without pre-filter" if model.filter is None else "with the embedded pre-filter"  # says the same as full
     names, out = [n for n in args.variants if n != only], {}
     for said, support in supports(model, args).items():
         out |= {f"{name}{said}": variant(support, VARIANTS[name], own) for name in names}
-        out |= {f"features {asked} alone{said}": variant(support, {}, (n,)) for asked, n in zip(args.extractors, more)}
-        if len(more) > 1:
-            out[f"features {' + '.join(args.extractors)}{said}"] = variant(support, {}, more)
+        out |= {f"features {name} alone{said}": variant(support, {}, (n,)) for name, n in asked.items()}
+        if len(asked) > 1 and tuple(asked.values()) != own:
+            out[f"features {' + '.join(asked)}{said}"] = variant(support, {}, tuple(asked.values()))
     return out
 
 
 def supports(model, args: argparse.Namespace) -> dict[str, Any]:
     """Return {what to add to a variant's name: source of support images}."""
-    out = {"": model.support}
+    out = {} if args.only_others else {"": model.support}
     if args.exemplars:
         from ovdense.support.sources import FolderSupport
 
