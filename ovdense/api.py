@@ -117,8 +117,8 @@ def load(name_or_config: str | Path | Config, weights: str | Path | None = None,
          precision: Precision = "auto", masks: str | Path | SamMasks | None = None, options: Mapping[str, Any] | None = None) -> "OpenVocabPredictor":
     """Return a model that is ready to be asked: `model(images, texts)`.
 
-    `name_or_config`: a short name of `ovdense.zoo` ("mini" works at once, offline), a config's name, or a config file. `weights`: a checkpoint,
-    or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator if there is one. `precision`
+    `name_or_config`: a short name of `ovdense.zoo` ("mini" works at once, offline), a config's name, a config file, or the folder of a run (its config and
+    newest weights). `weights`: a checkpoint, or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator if there is one. `precision`
     "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `masks`: a file of SAM's weights, or a
     `SamMasks`, that gives boxes masks and refines label maps (extra `sam`). `options`: dotted changes of the config.
 
@@ -127,6 +127,8 @@ def load(name_or_config: str | Path | Config, weights: str | Path | None = None,
     cfg = name_or_config if isinstance(name_or_config, Config) else load_config(name_or_config, options)
     if isinstance(name_or_config, Config) and options:
         raise ValueError("options change a config that is loaded by its name; change the Config itself instead")
+    if weights is None and not isinstance(name_or_config, Config):
+        weights = zoo.run_folder(name_or_config)
     if weights is None:
         _require_no_weights(cfg, options)
     sam = SamMasks(masks, device=device) if isinstance(masks, str | Path) else masks  # a wrong file is said before the model is built

@@ -249,10 +249,12 @@ def build_runner(cfg: Config) -> Any:
     from mmengine.runner import Runner
 
     from ovdense.methods.checkpoints import install_safe_loading, model_state, require_fitting
+    from ovdense.methods.progress import quieten
 
     install_safe_loading()
     object.__setattr__(cfg, "__class__", _WholeConfig)  # MMEngine copies it, class and all, and writes the copy into the work_dir
     runner = Runner.from_cfg(cfg)
+    quieten(runner.logger)
     if cfg.get("load_from"):
         model, state = getattr(runner.model, "module", runner.model), model_state(cfg.load_from)
         fitting = require_fitting(model, state, cfg.load_from)

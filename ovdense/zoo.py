@@ -172,8 +172,11 @@ def find(name: str) -> ModelCard:
 def config_path(name_or_path: str | Path) -> Path:
     """Return the config's file of a model's name or of a path; a path such as configs/desco_lvis.py is found from any folder.
 
-    KeyError for an unknown name, FileNotFoundError for a missing file; both suggest what is near.
+    A run's folder means the config that the run wrote there. KeyError for an unknown name, FileNotFoundError for a missing file; both suggest what is near.
     """
+    run = run_folder(name_or_path)
+    if run is not None:
+        return next(run.glob("*.py"))
     path = Path(name_or_path).expanduser()
     if path.suffix != ".py" and len(path.parts) == 1:
         return find(str(name_or_path)).path
@@ -185,6 +188,17 @@ def config_path(name_or_path: str | Path) -> Path:
     there = path.parent if path.parent.is_dir() else config_folder()
     near = difflib.get_close_matches(path.name, [p.name for p in there.glob("*.py")], n=3)
     raise FileNotFoundError(f"the config {path} does not exist" + (f"; near it there are {', '.join(near)}" if near else ""))
+
+
+def run_folder(name_or_path: str | Path) -> Path | None:
+    """Return the folder if this is a run's, as ovdense train makes them, else None; ValueError if it holds several configs or none."""
+    path = Path(name_or_path).expanduser()
+    if not path.is_dir() or str(name_or_path).casefold().replace("-", "_") in names():
+        return None
+    configs = sorted(path.glob("*.py"))
+    if len(configs) != 1:
+        raise ValueError(f"a run's folder must hold the one config that it was trained with, {path} holds {len(configs)}; give the config's file")
+    return path
 
 
 def card_of(path: str | Path) -> ModelCard | None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.cli.output import outcome
+from ovdense.cli.own_data import add_own_data_arguments, use_own_data
 from ovdense.cli.parser import Parser
 from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure, require_training_free
+from ovdense.zoo import run_folder
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -17,9 +19,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "Or, with --compare, say in which numbers and protocol lines results differ.",
         epilog="Example: ovdense test configs/desco_lvis_mini.py work_dirs/desco_lvis_mini --show-dir overlays",
     )  # fmt: skip
-    parser.add_argument("config", nargs="?", help="config file that the checkpoint was trained with, or a model's name")
+    parser.add_argument("config", nargs="?", help="config file that the checkpoint was trained with, a model's name, or a run's folder")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one; "
-                        "none for a method that is not trained")  # fmt: skip
+                        "none for a method that is not trained, or after a run's folder")  # fmt: skip
     add_run_arguments(parser)
     parser.add_argument("--out", metavar="FILE.json", help="write the detections in COCO's result form, and the metrics to FILE.metrics.json")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the detections of every image into this folder")
@@ -29,6 +31,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--per-class", action="store_true", help="print the numbers of each class, too")
     parser.add_argument("--compare", nargs="+", metavar="RESULT.json",
                         help="print numbers of results side by side, and the protocol lines that differ; nothing is tested. Ends with 1 if any line differs")
+    add_own_data_arguments(parser, training=False)
     args = parser.parse_args(argv)
     if args.compare is None and args.config is None:
         parser.error("a config is required, or --compare A.json B.json")
@@ -69,8 +72,10 @@ def _test(args: argparse.Namespace, found: dict[str, Any]) -> None:
         if args.out is not None and Path(args.out).suffix != ".json":
             raise ValueError(f"--out must end with .json, got {args.out!r}; pickles are not written, since reading one can run code")
         cfg = configure(args)
+        args.checkpoint = args.checkpoint or run_folder(args.config)
         if cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None:
             raise ValueError(f"{args.config} must have test_dataloader, test_cfg and test_evaluator to be tested")
+        use_own_data(cfg, args)
         from ovdense.methods.checkpoints import load_weights, model_state
 
         if args.checkpoint is None:

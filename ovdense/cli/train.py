@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.cli.output import outcome
+from ovdense.cli.own_data import add_own_data_arguments, say_data, use_own_data
 from ovdense.cli.parser import Parser
 from ovdense.runs import (
     add_run_arguments,
@@ -23,7 +24,8 @@ from ovdense.runs import (
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = Parser(prog=prog, json=True, description="Train a model from a config file.",
-                    epilog="Runs without any download: ovdense train desco_lvis_mini. With several GPUs: torchrun --nproc-per-node 8 -m ovdense.cli "
+                    epilog="Runs without any download: ovdense train desco_lvis_mini. On your own boxes: ovdense train desco_coco_photos "
+                    "--annotations train.json --images photos/ --val-annotations val.json --work-dir work_dirs/mine. With several GPUs: torchrun --nproc-per-node 8 -m ovdense.cli "
                     "train CONFIG --launcher pytorch")  # fmt: skip
     parser.add_argument("config", help="config file, such as configs/desco_lvis_mini.py, or a model's name, such as desco_lvis_mini")
     add_run_arguments(parser)
@@ -34,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--seed", type=int, help="seed of weights, dropout, image order and augmentation (default: the config's; a resumed run keeps its own)")
     parser.add_argument("--strict-data", action="store_true",
                         help="stop at the first image that cannot be read; without it another image stands in, and they are counted and named")  # fmt: skip
+    add_own_data_arguments(parser, training=True)
     return parser.parse_args(argv)
 
 
@@ -47,6 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _train(args: argparse.Namespace, found: dict[str, Any]) -> None:
     with clean_errors():
         cfg = configure(args)
+        use_own_data(cfg, args)
         options = args.cfg_options or {}
         use_seed(cfg, args.seed, kept=options)
         if args.amp:
@@ -58,6 +62,8 @@ def _train(args: argparse.Namespace, found: dict[str, Any]) -> None:
         if not args.strict_data:
             skip_broken_images(runner)
         runner.train_loop, runner.val_loop  # noqa: B018  (builds the data sets: what is missing is said before training)
+        if args.annotations is not None:
+            say_data(runner)
     with clean_run_errors():
         runner.train()
     work, newest = Path(runner.work_dir), Path(runner.work_dir) / "last_checkpoint"

@@ -89,3 +89,13 @@ class ProgressHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._close("test")
+
+
+_ABOUT_EVERY_TENSOR = ("is skipped since its requires_grad=False", "paramwise_options -- ", '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+def quieten(logger: logging.Logger) -> None:
+    """Keep MMEngine's hundreds of lines about single parameters, and about its own parts, off the console; they stay in the run's log file."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(lambda record: not any(words in record.getMessage() for words in _ABOUT_EVERY_TENSOR))
