@@ -118,9 +118,9 @@ def load(name_or_config: str | Path | Config, weights: str | Path | None = None,
     """Return a model that is ready to be asked: `model(images, texts)`.
 
     `name_or_config`: a short name of `ovdense.zoo` ("mini" works at once, offline), a config's name, a config file, or the folder of a run (its config and
-    newest weights). `weights`: a checkpoint, or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator if there is one. `precision`
-    "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `masks`: a file of SAM's weights, or a
-    `SamMasks`, that gives boxes masks and refines label maps (extra `sam`). `options`: dotted changes of the config.
+    newest weights). `weights`: a checkpoint, or the folder of a run, whose newest one is taken; "random" for untrained ones. `device` None: an accelerator
+    if there is one. `precision` "auto": float32 on a CPU; on CUDA the forward pass in bfloat16 where the device has it, else in float16. `masks`: a file
+    of SAM's weights, or a `SamMasks`, that gives boxes masks and refines label maps (extra `sam`). `options`: dotted changes of the config.
 
     KeyError for an unknown name, with near ones; ValueError that says which weights a model needs where none are given.
     """

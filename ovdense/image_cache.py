@@ -10,7 +10,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 _MIB = 2**20
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of a float's size
 
 
 class ImageFeatureCache:
@@ -27,8 +29,8 @@ class ImageFeatureCache:
     Decoded and resized images are kept beside them, by the same two limits.
 
     The key is all that features depend on: the pixels as the model gets them, the model's weights, and the autocast type. Weights are told
-    apart by where they lie, how often they were written to, and their sums, which takes milliseconds; parts that `encode_image` does not
-    read (`OpenVocabModel.apart_from_images`) do not count. Features are not copied: who reads them must not write to them.
+    apart by where they lie, how often they were written to, and the sums of their bits, which takes milliseconds; parts that `encode_image` does not
+    read (`OpenVocabModel.apart_from_images`, children by name) do not count. Features are not copied: who reads them must not write to them.
     """
 
     def __init__(self, *, max_mib: float = 512.0, max_images: int = 16) -> None:
@@ -122,16 +124,28 @@ def _key(model: nn.Module, images: Tensor, args: tuple[Any, ...]) -> bytes:
 
 def _stamp(model: nn.Module) -> bytes:
     """Return what tells apart the weights that images are encoded with."""
-    apart = tuple(f"{name}." for name in getattr(model, "apart_from_images", ()))
     digest = hashlib.blake2b(f"{id(model)}".encode(), digest_size=20)
-    sums = []
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not name.startswith(apart):
-            digest.update(repr((name, tensor.data_ptr(), tensor._version, tuple(tensor.shape), tensor.dtype)).encode())
-            sums.append(tensor.detach().sum(dtype=torch.float64 if tensor.device.type != "mps" else torch.float32))
+    sums, about = [], []
+    for tensor in _image_tensors(model, getattr(model, "apart_from_images", ())):
+        about.append((tensor.data_ptr(), tensor._version, tuple(tensor.shape), str(tensor.dtype)))
+        sums.append(_bit_sum(tensor.detach()))
+    digest.update(repr(about).encode())
     if sums:
         digest.update(torch.stack([s.to(sums[0]) for s in sums]).cpu().numpy())
     return digest.digest()
+
+
+def _image_tensors(model: nn.Module, apart: Sequence[str]) -> Iterator[Tensor]:
+    """Yield parameters and buffers, those of the children named in `apart` left out."""
+    for module in chain([model], *(part.modules() for name, part in model.named_children() if name not in apart)):
+        for held in (module._parameters, module._buffers):
+            yield from (tensor for tensor in held.values() if tensor is not None)
+
+
+def _bit_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor's bit patterns, which any single change changes, and which costs less than a sum of floats in double precision."""
+    kind = _BITS.get(tensor.element_size()) if tensor.is_floating_point() else None
+    return tensor.sum(dtype=torch.int64) if kind is None else tensor.view(kind).sum(dtype=kind)
 
 
 def _num_bytes(value: Any) -> int:

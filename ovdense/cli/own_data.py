@@ -18,7 +18,8 @@ def add_own_data_arguments(parser: argparse.ArgumentParser, *, training: bool) -
     if training:
         group.add_argument("--val-annotations", metavar="FILE.json", help="boxes to report the AP on, at the end (default: no AP is reported)")
         group.add_argument("--val-images", metavar="DIR", help="folder of their photos (default: --images)")
-        group.add_argument("--iterations", type=int, metavar="N", help="length of the training, the learning rate's schedule stretched to it (default: the config's)")
+        group.add_argument("--iterations", type=int, metavar="N",
+                           help="length of the training, the learning rate's schedule stretched to it (default: the config's)")  # fmt: skip
     group.add_argument("--short-side", type=int, metavar="PX", help="shorter side that photos are scaled to; smaller is faster (default: the config's)")
 
 
@@ -77,7 +78,8 @@ def _own(dataset: Mapping[str, Any], annotations: str, images: str | None) -> di
     if not file.is_file():
         raise FileNotFoundError(f"--annotations and --val-annotations must be existing files, got {annotations}")
     if file.suffix.lower() != ".json":
-        raise ValueError(f"annotations must be one JSON file in COCO's form, got {annotations}; bring others to it with: ovdense annotations {annotations} OUT.json --to coco")
+        raise ValueError(f"annotations must be one JSON file in COCO's form, got {annotations}; bring others to it with: "
+                         f"ovdense annotations {annotations} OUT.json --to coco")  # fmt: skip
     folder = Path(images).expanduser().resolve() if images is not None else file.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"--images and --val-images must be existing folders, got {images}")
@@ -98,7 +100,8 @@ def _scale(cfg: Config, short_side: int) -> None:
     """Let every resize be to this shorter side, the longer's bound in proportion."""
     steps = [step for step in _steps(cfg) if "short_sides" in step]
     if short_side < 32 or not steps:
-        raise ValueError(f"--short-side must be at least 32, for a config that scales photos by their shorter side; got {short_side} and {len(steps)} such steps")
+        raise ValueError("--short-side must be at least 32, for a config that scales photos by their shorter side; "
+                         f"got {short_side} and {len(steps)} such steps")  # fmt: skip
     for step in steps:
         step["max_size"] = round(step.get("max_size", 1333) * short_side / max(step["short_sides"]))
         step["short_sides"] = (short_side,)

@@ -37,9 +37,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
                         help="things that only compete: what is more like one of them is not reported; given as --texts")  # fmt: skip
     parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), help="ask by names, descriptions, or whole texts (default: names)")
     parser.add_argument("--model", "--config", dest="config", metavar="NAME|CONFIG|RUN", default=MODEL,
-                        help="a model's name, a config file, or the folder of a training run (default: %(default)s, a segmenter that works at once; see ovdense info --models)")  # fmt: skip
+                        help="a model's name, a config file, or the folder of a training run (default: %(default)s, a segmenter that "
+                        "works at once; see ovdense info --models)")  # fmt: skip
     parser.add_argument("--weights", metavar="CHECKPOINT", 
-                        help="checkpoint (default: the newest one in the run's folder, or in work_dirs/<config name>; none for a method that is not trained)")  # fmt: skip
+                        help="checkpoint (default: the newest one in the run's folder, or in work_dirs/<config name>; none for a method "
+                        "that is not trained)")  # fmt: skip
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change the config, such as model.background_thr=0.6")
     parser.add_argument("--masks", metavar="FILE", help="weights of SAM (vit_b, vit_l or vit_h): boxes get masks by it, label maps its borders")
     parser.add_argument("--heat", action="store_true", help="write NAME_heat.jpg beside each picture: how well its places match each class; not for MDETR")

@@ -25,7 +25,8 @@ from ovdense.runs import (
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = Parser(prog=prog, json=True, description="Train a model from a config file.",
                     epilog="Runs without any download: ovdense train desco_lvis_mini. On your own boxes: ovdense train desco_coco_photos "
-                    "--annotations train.json --images photos/ --val-annotations val.json --work-dir work_dirs/mine. With several GPUs: torchrun --nproc-per-node 8 -m ovdense.cli "
+                    "--annotations train.json --images photos/ --val-annotations val.json --work-dir work_dirs/mine. With several GPUs: "
+                    "torchrun --nproc-per-node 8 -m ovdense.cli "
                     "train CONFIG --launcher pytorch")  # fmt: skip
     parser.add_argument("config", help="config file, such as configs/desco_lvis_mini.py, or a model's name, such as desco_lvis_mini")
     add_run_arguments(parser)

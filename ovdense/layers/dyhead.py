@@ -1,4 +1,5 @@
 """Dynamic head block (arXiv 2106.08322): each level looks at itself and its neighbours through deformable convolutions."""
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,9 +21,12 @@ class DynamicReLU(nn.Module):
         super().__init__()
         self.fc = nn.Sequential(nn.Linear(channels, channels // reduction), nn.ReLU(inplace=True), nn.Linear(channels // reduction, 4 * channels))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        a1, b1, a2, b2 = (hard_sigmoid(self.fc(x_BCHW.mean((2, 3)))) - 0.5)[:, :, None, None].chunk(4, dim=1)
-        return torch.maximum(x_BCHW * (2 * a1 + 1) + b1, x_BCHW * (2 * a2) + b2)
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the maps (each B, C, H, W) rectified; the lines of all are computed at once."""
+        mean = torch.cat([x.mean((2, 3)) for x in maps])
+        a1, b1, a2, b2 = (hard_sigmoid(self.fc(mean)) - 0.5)[:, :, None, None].chunk(4, dim=1)
+        lines = zip(maps, *(v.split(len(maps[0])) for v in (2 * a1 + 1, b1, 2 * a2, b2)))
+        return [torch.maximum(torch.addcmul(b, x, a), torch.addcmul(d, x, c)) for x, a, b, c, d in lines]
 
 
 class ConvNorm(nn.Module):
@@ -90,7 +94,7 @@ class DyConv(nn.Module):
         return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=True)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        out = []
+        levels = []
         for level, feature in enumerate(maps):
             offset, mask = self._offsets(feature)
             views = [self.from_same(feature, offset, mask)]
@@ -101,6 +105,19 @@ class DyConv(nn.Module):
                 size = coarse.shape[-2:]
                 y = self.from_coarse(coarse, self._for_coarse(offset, size), self._for_coarse(mask, size))
                 views.append(F.interpolate(y, size=feature.shape[-2:], mode="bilinear", align_corners=True))
-            total = sum(v * hard_sigmoid(F.relu(self.scale_attention(v.mean((2, 3), keepdim=True)))) for v in views)
-            out.append(self.relu(total / len(views)))
-        return out
+            levels.append(views)
+        weights = iter(self._view_weights([view for views in levels for view in views]))
+        totals = []
+        for views in levels:
+            first, *more = [(view, next(weights)) for view in views]
+            total = first[0] * first[1]
+            for view, weight in more:
+                total = torch.addcmul(total, view, weight)
+            totals.append(total / len(views))
+        return self.relu(totals)
+
+    def _view_weights(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return how much each view (B, C, H, W) counts, (B, 1, 1, 1): all views' weights at once, small operations cost more than they compute."""
+        mean = torch.cat([view.mean((2, 3)) for view in views])
+        logit = F.linear(mean, self.scale_attention.weight.flatten(1), self.scale_attention.bias)
+        return hard_sigmoid(F.relu(logit))[:, :, None, None].split(len(views[0]))

@@ -1,6 +1,7 @@
 """Pyramid, fusion, BERT layer and dynamic head: exact small cases and invariances."""
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from ovdense.layers import attention
@@ -70,7 +71,25 @@ def test_dynamic_relu__fresh_slopes_by_hand():
         torch.nn.init.zeros_(p)
     # zero network: hard sigmoid gives 1/2, so the lines are 1 * x + 0 and 0 * x + 0: a plain rectifier
     x = torch.tensor([-2.0, 3.0] * 4).reshape(1, 8, 1, 1)
-    assert relu(x).flatten().tolist() == [0.0, 3.0] * 4
+    assert [y.flatten().tolist() for y in relu([x, x[:, :, :, [0, 0]]])] == [[0.0, 3.0] * 4, [0.0, 0.0, 3.0, 3.0] * 4]
+
+
+def test_dyconv__views_weighed_at_once_equal_those_weighed_one_by_one():
+    torch.manual_seed(0)
+    block = DyConv(16, deformable=False)
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    fine, coarse = torch.randn(2, 16, 6, 8), torch.randn(2, 16, 3, 4)
+
+    def one_by_one(views, relu=block.relu):
+        total = sum(v * (F.relu6(F.relu(block.scale_attention(v.mean((2, 3), keepdim=True))) + 3) / 6) for v in views) / len(views)
+        a1, b1, a2, b2 = (F.relu6(relu.fc(total.mean((2, 3))) + 3) / 6 - 0.5)[:, :, None, None].chunk(4, dim=1)
+        return torch.maximum(total * (2 * a1 + 1) + b1, total * (2 * a2) + b2)
+
+    up = F.interpolate(block.from_coarse(coarse), size=(6, 8), mode="bilinear", align_corners=True)
+    want = [one_by_one([block.from_same(fine), up]), one_by_one([block.from_same(coarse), block.from_fine(fine)])]
+    for got, wanted in zip(block([fine, coarse]), want, strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_fusion__padded_tokens_change_nothing():

@@ -70,6 +70,27 @@ def test_encode__a_frozen_encoder_reads_each_piece_once(encoder, monkeypatch):
     assert sorted(read) == sorted(["Detect:", CAT, DOG])
 
 
+def test_encode__at_test_time_pieces_of_equal_length_are_read_together(encoder, monkeypatch):
+    pieces = [f"a {colour} thing." for colour in ("red", "blue", "green")] + ["a very long kind of thing.", "cat."]
+    alone = {p: encoder.encoder.encode(encoder.tokenizer.encode([p]))[0, 1:-1] for p in pieces}
+    groups = []
+    original = encoder.encoder.encode
+    monkeypatch.setattr(encoder.encoder, "encode", lambda t: groups.append(t) or original(t))
+    encoder._memory.clear()
+    try:
+        read = encoder.eval()._features(sorted(pieces))
+        assert sorted(len(t.captions) for t in groups) == [1, 1, 3] and all(bool(t.valid_BL.all()) for t in groups)
+        for piece in pieces:
+            torch.testing.assert_close(read[piece].hidden_LD, alone[piece], rtol=1e-5, atol=1e-5)
+        encoder._features(["cat.", "dog."])
+        assert [t.captions for t in groups[3:]] == [("dog.",)]
+        encoder.train()  # what is trained with was read alone
+        encoder._features(sorted(pieces))
+        assert [len(t.captions) for t in groups[4:]] == [1] * len(pieces)
+    finally:
+        encoder.train()
+
+
 def test_encode__a_trained_encoder_remembers_nothing_and_gets_gradients():
     tiny = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_position_embeddings=64)
     encoder = PiecewiseTextEncoder(BertTextEncoder(weights=None, config=tiny, frozen=False))
