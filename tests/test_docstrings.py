@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-MODULES = ("ovdense.api", "ovdense.results", "ovdense.zoo", "ovdense.text.wanted")
+MODULES = ("ovdense.api", "ovdense.results", "ovdense.zoo", "ovdense.text.wanted", "ovdense.text.caption_prompts")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -49,7 +49,7 @@ def choices(models: Sequence[str] | None) -> list[Any]:
     """Return the models to offer: those given, or "mini" and all that have weights in work_dirs. ValueError for one that cannot be loaded."""
     from ovdense.methods.checkpoints import newest_readable
     from ovdense.web.engine import ModelChoice
-    from ovdense.zoo import card_of, cards, config_path
+    from ovdense.zoo import card_of, cards, config_path, run_folder
 
     if models is None:
         found = [(card.config, newest_readable(Path("work_dirs") / card.config)) for card in cards() if (Path("work_dirs") / card.config).is_dir()]
@@ -58,7 +58,7 @@ def choices(models: Sequence[str] | None) -> list[Any]:
         given = [(name, weights or None) for name, _, weights in (model.partition("=") for model in models)]
     made = []
     for name, weights in given:
-        path = config_path(name)
+        path, weights = config_path(name), weights or run_folder(name)
         card = card_of(path)
         if card is not None and weights is None and card.needs not in ("nothing", "photos"):
             raise ValueError(f"{name} needs {card.advice}. Give it as --model {name}=CHECKPOINT")

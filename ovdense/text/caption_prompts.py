@@ -1,5 +1,7 @@
 """A caption that is asked for its own phrases: the classes are the phrases, the spans their places in it. Pure string work."""
+import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.prompts import PromptChunk, Span
@@ -25,3 +27,17 @@ def caption_prompt(caption: str, spans_per_phrase: Sequence[Sequence[Span]]) -> 
         names[name.casefold()] = name
     vocabulary = Vocabulary(tuple(ClassEntry(name=name) for name in names.values()))
     return vocabulary, PromptChunk(caption=caption, class_indices=tuple(range(len(names))), spans_per_class=tuple(map(tuple, spans_per_phrase)))
+
+
+def marked_caption(text: str) -> tuple[str, list[list[tuple[int, int]]] | None]:
+    """Return a caption whose phrases are in square brackets without them, and each phrase's spans; None for the spans where there are no brackets.
+
+    >>> marked_caption("[a dog] on [a sofa]")
+    ('a dog on a sofa', [[(0, 5)], [(9, 15)]])
+    """
+    parts = re.split(r"\[([^\[\]]*)\]", text)  # every second one stood in brackets
+    if any(set("[]") & set(part) for part in parts):
+        raise ValueError(f"square brackets mark phrases, [a dog] left of [the red sofa]: each that opens must close, and none in another; got {text!r}")
+    ends = [0, *accumulate(map(len, parts))]
+    spans = [[(ends[n], ends[n + 1])] for n in range(1, len(parts), 2)]
+    return "".join(parts), spans or None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ovdense.compat.memory import return_memory
+from ovdense.text.caption_prompts import marked_caption
 from ovdense.web.limits import Limits, Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -35,7 +36,7 @@ class ModelChoice:
 class _Answer:
     image: np.ndarray
     model: str
-    texts: tuple[str, ...]
+    asked: Sequence[str] | str
     results: Any
     heat_KHW: np.ndarray | None = field(default=None)
 
@@ -49,9 +50,22 @@ class Engine:
         self.choices = {choice.name: choice for choice in choices}
         self.limits, self.device = limits or Limits(), device
         self._models: dict[str, Any] = {}
+        self._captions: dict[str, bool] = {}
         self._images: OrderedDict[str, np.ndarray] = OrderedDict()
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
         self._lock, self._pictures, self._count = threading.Lock(), threading.Lock(), 0
+
+    def reads_captions(self, name: str) -> bool:
+        """Return whether a model can be asked by a sentence whose phrases it finds; nothing is loaded but its config."""
+        if name not in self._captions:
+            from ovdense.api import load_config
+            from ovdense.methods.base import OpenVocabModel
+            from ovdense.registry import MODELS
+
+            kind = load_config(self.choices[name].config)["model"]["type"]
+            kind = MODELS.get(kind) if isinstance(kind, str) else kind
+            self._captions[name] = kind.ask is not OpenVocabModel.ask
+        return self._captions[name]
 
     def add_image(self, content: bytes) -> dict[str, Any]:
         """Keep a picture's file; return its id and size. Refused for one that is too large or none; its pixels are counted before it is decoded."""
@@ -85,12 +99,13 @@ class Engine:
         return image
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an answer: picture with overlay, classes, boxes, times. `question`: image (its id), model, texts (a list), score_thr.
+        """Return an answer: picture with overlay, classes, boxes, times. `question`: image (its id), model, score_thr, and texts (a list) or a caption.
 
-        Refused says what is wrong with a question: an unknown picture or model, texts that cannot be asked.
+        A caption's phrases are its classes: those in square brackets, "[a dog] left of [the red sofa]", else its noun chunks. Refused says what is
+        wrong with a question: an unknown picture or model, texts that cannot be asked, a caption for a model that reads none.
         """
-        texts = [str(text).strip() for text in question.get("texts") or () if str(text).strip()]
-        self.limits.check_texts(texts)
+        asked = _asked(question)
+        self.limits.check_texts([asked] if isinstance(asked, str) else asked)
         name, thr = str(question.get("model") or next(iter(self.choices))), question.get("score_thr", 0.3)
         if not isinstance(thr, int | float) or not 0 <= thr <= 1:
             raise Refused(422, f"the threshold must lie in 0..1, got {thr!r}")
@@ -101,14 +116,14 @@ class Engine:
             began = time.perf_counter()
             predictor = self._predictor(name)
             times = {"load": time.perf_counter() - began}
-            results = self._predict(predictor, image, texts, times)
+            results = self._predict(predictor, image, asked, times)
             shown = results.above(float(thr))
             began = time.perf_counter()
             overlay = _data_url(shown.draw(score_thr=float(thr)))
             times["draw"] = time.perf_counter() - began
             self._count += 1
             key = f"{self._count}"
-            self._answers[key] = _Answer(image=image, model=name, texts=tuple(texts), results=results)
+            self._answers[key] = _Answer(image=image, model=name, asked=asked, results=results)
             while len(self._answers) > self.limits.answers:
                 self._answers.popitem(last=False)
             if self._count % RETURN_EVERY == 0:
@@ -136,7 +151,7 @@ class Engine:
         from ovdense.web.heat import box_heat
 
         predictor = self._predictor(kept.model)
-        _set_texts(predictor, kept.texts)
+        _set_asked(predictor, kept.asked)
         try:
             maps = predictor.heat_maps(kept.image)
         except NotImplementedError:
@@ -162,10 +177,10 @@ class Engine:
         return self._models[name]
 
     @staticmethod
-    def _predict(predictor: Any, image: np.ndarray, texts: Sequence[str], times: dict[str, float]) -> Any:
+    def _predict(predictor: Any, image: np.ndarray, asked: Sequence[str] | str, times: dict[str, float]) -> Any:
         """Return the results above nothing, and note the seconds of text, image and matching."""
         cache, began = predictor.model.image_cache, time.perf_counter()
-        _set_texts(predictor, texts)
+        _set_asked(predictor, asked)
         if hasattr(predictor.model, "text"):
             predictor.model.text()  # encoded now, so that its time is told apart
         times["text"], before, began = time.perf_counter() - began, cache.seconds, time.perf_counter()
@@ -175,11 +190,24 @@ class Engine:
         return results
 
 
-def _set_texts(predictor: Any, texts: Sequence[str]) -> None:
+def _asked(question: Mapping[str, Any]) -> list[str] | str:
+    """Return a question's texts, or its caption as one string."""
+    texts, caption = question.get("texts") or (), question.get("caption") or ""
+    if not isinstance(texts, list | tuple) or not isinstance(caption, str) or texts and caption:
+        raise Refused(422, "a question has either texts, a list, or a caption, a string")
+    return " ".join(caption.split()) or [str(text).strip() for text in texts if str(text).strip()]
+
+
+def _set_asked(predictor: Any, asked: Sequence[str] | str) -> None:
     try:
-        predictor.set_vocabulary(list(texts))
-    except (ValueError, KeyError) as error:
+        if isinstance(asked, str):
+            predictor.set_caption(*marked_caption(asked))
+        else:
+            predictor.set_vocabulary(list(asked))
+    except (ValueError, KeyError, NotImplementedError) as error:
         raise Refused(422, str(error.args[0]) if error.args else str(error)) from None
+    except ModuleNotFoundError as error:
+        raise Refused(422, f"{error}. Or mark the phrases with square brackets: [a dog] left of [the red sofa]") from None
 
 
 def _said(results: Any) -> dict[str, Any]:

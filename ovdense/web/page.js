@@ -43,8 +43,9 @@ async function ask() {
   at("ask").disabled = true;
   say("looking ...");
   const texts = at("texts").value.split("\n").map((t) => t.trim()).filter(Boolean);
+  const asked = at("sentence").checked ? {caption: texts.join(" ")} : {texts};
   try {
-    const found = await call("ask", {image: image.image, texts, model: at("model").value, score_thr: Number(at("thr").value)});
+    const found = await call("ask", {image: image.image, ...asked, model: at("model").value, score_thr: Number(at("thr").value)});
     if (turn === asking) show(found);
   } catch (error) {
     say(error.message, true);
@@ -112,6 +113,8 @@ at("drop").addEventListener("keydown", (event) => { if (event.key === "Enter" ||
 function tell() {
   const chosen = models.find((m) => m.name === at("model").value);
   at("about").textContent = chosen ? chosen.about : "";
+  at("as-sentence").hidden = !(chosen && chosen.captions);
+  if (at("as-sentence").hidden) at("sentence").checked = false;
 }
 
 fetch("about").then((r) => r.json()).then((about) => {
@@ -125,6 +128,7 @@ fetch("about").then((r) => r.json()).then((about) => {
     made.alt = `example ${n + 1}`;
     made.title = example.texts.join("; ");
     made.addEventListener("click", async () => {
+      at("sentence").checked = false;
       at("texts").value = example.texts.join("\n");
       take(await (await fetch(example.url)).blob(), `example ${n + 1}`);
     });

@@ -72,7 +72,8 @@ def build_app(engine: Engine, *, hosts: Sequence[str] = LOOPBACK) -> Any:
 
     async def about(request: Any) -> JSONResponse:
         examples = [{"url": f"example/{n}.png", "texts": list(texts)} for n, (_, texts) in enumerate(example_scenes())]
-        models = [{"name": c.name, "about": c.about} for c in engine.choices.values()]
+        captions = await asyncio.to_thread(lambda: {name: engine.reads_captions(name) for name in engine.choices})
+        models = [{"name": c.name, "about": c.about, "captions": captions[c.name]} for c in engine.choices.values()]
         return JSONResponse({"models": models, "examples": examples, "limits": {"upload_mib": limits.upload_mib, "classes": limits.classes}})
 
     async def example(request: Any) -> Response:
@@ -93,8 +94,8 @@ def build_app(engine: Engine, *, hosts: Sequence[str] = LOOPBACK) -> Any:
             question = json.loads(content)
         except ValueError:
             question = None
-        if not isinstance(question, Mapping) or not isinstance(question.get("texts"), list):
-            raise Refused(422, "a question must be a JSON object with image, texts (a list), model and score_thr")
+        if not isinstance(question, Mapping) or not isinstance(question.get("texts"), list) and not isinstance(question.get("caption"), str):
+            raise Refused(422, "a question must be a JSON object with image, texts (a list) or caption (a string), model and score_thr")
         return JSONResponse(await queue.run(engine.ask, question))
 
     async def heat(request: Any) -> Response:

@@ -104,6 +104,12 @@ def test_drop_type_see__and_the_second_question_reuses_the_features(site, browse
     second = asked(browser)
     assert second["image features"] == "0.000 s reused"
 
+    element(browser, "texts").clear()
+    element(browser, "texts").send_keys("[a ring] left of [a green star]")
+    element(browser, "sentence").click()
+    asked(browser)
+    assert [c.text.split("\n")[0] for c in element(browser, "classes").find_elements("tag name", "button")] == ["a ring", "a green star"]
+
     overlay = element(browser, "picture").get_attribute("src")
     button = element(browser, "classes").find_elements("tag name", "button")[1]
     button.click()
@@ -124,7 +130,7 @@ def test_another_method_and_words_for_what_is_wrong(site, browser):
     wait(browser, lambda b: element(b, "picture").get_attribute("data-answer") and element(b, "ask").is_enabled())
     before = element(browser, "picture").get_attribute("data-answer")
     Select(element(browser, "model")).select_by_visible_text("mini")
-    assert element(browser, "about").text == "label maps"
+    assert element(browser, "about").text == "label maps" and not element(browser, "sentence").is_displayed()  # it reads no sentences
     wait(browser, lambda b: element(b, "picture").get_attribute("data-answer") != before and element(b, "ask").is_enabled())
     assert "background" in element(browser, "classes").text and not element(browser, "boxes").is_displayed()
     element(browser, "texts").clear()

@@ -68,6 +68,27 @@ def test_ask__label_maps_with_heat_and_the_second_question_reuses_features(site)
     assert all(s == 200 and Image.open(io.BytesIO(c)).size[0] >= 256 for s, c in heats) and len({c for _, c in heats}) == 3
 
 
+def test_ask__a_sentence_says_which_phrase_is_where(site):
+    url, engine = site
+    assert [m["captions"] for m in get(url + "about")[1]["models"]] == [False, True]
+    picture = example_scenes()[1][0]
+    status, marked = ask(url, picture, [], "boxes", caption="[a ring] left of\n[the red star]", score_thr=0)
+    assert status == 200 and [c["name"] for c in marked["classes"]] == ["a ring", "the red star"] and marked["boxes"]
+    predictor = engine._models["boxes"]
+    predictor.set_caption("a ring left of the red star", ["a ring", "the red star"])
+    alone = predictor.predict(engine._images[next(reversed(engine._images))])
+    assert marked["num_boxes"] == len(alone) and [b["class"] for b in marked["boxes"]] == alone.labels[:200].tolist()
+    assert get(f"{url}heat/{marked['answer']}/1.png")[0] == 200
+    status, found = ask(url, picture, [], "boxes", caption="a ring left of the red star", score_thr=0)  # its noun chunks
+    assert status == 200 and [c["name"] for c in found["classes"]] == ["a ring", "the red star"]
+    assert [c["name"] for c in ask(url, picture, ["a ring"], "boxes")[1]["classes"]] == ["a ring"]
+    for said, words in (({"caption": "[a ring"}, "each that opens must close"), ({"caption": " "}, "type what to look for"), ({"caption": 7}, "a string"),
+                        ({"caption": "a ring", "model": "mini"}, "does not read captions"), ({"caption": "x" * 121}, "characters at most"),
+                        ({"caption": "a ring", "texts": ["a star"]}, "either texts")):  # fmt: skip
+        status, refused = ask(url, picture, said.pop("texts", []), said.pop("model", "boxes"), **said)
+        assert status == 422 and words in refused["error"], (said, refused)
+
+
 def test_ask__boxes_obey_the_threshold_and_have_heat(site):
     url, _ = site
     _, all_boxes = ask(url, example_scenes()[1][0], ["a ring", "a star"], "boxes", score_thr=0)
