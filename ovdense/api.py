@@ -48,7 +48,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     path = zoo.config_path(path)
     try:
         cfg = Config.fromfile(str(path))
-    except (SyntaxError, OSError, AttributeError) as error:
+    except (SyntaxError, OSError, AttributeError, NameError) as error:
         raise ValueError(f"{path} could not be read as a config: {error}") from error
     for key in options or {}:
         _check_option(cfg, key, path)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import add_run_arguments, clean_errors, clean_run_errors, configure
 
 VARIANTS = {
@@ -40,7 +41,7 @@ class Variant:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure variants of OVDiff: mIoU with and without each part, features read once.")
+    parser = Parser(description="Measure variants of OVDiff: mIoU with and without each part, features read once.")
     parser.add_argument("config", help="config file of an OVDiff segmenter")
     add_run_arguments(parser)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="which to measure (default: all that a config can have)")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, interleaved_seconds, machine, median_seconds, paired_ratio, print_rows
 from ovdense.runs import clean_errors
@@ -14,7 +15,7 @@ ADJECTIVES = ("small", "old", "wooden", "painted", "broken", "shiny", "heavy", "
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure seconds an image and memory over growing vocabularies, and what each shortcut saves; or, with --startup, how long imports take. "
         "Every ratio is measured in this run: both sides in turns, median, lowest and highest of the turns.",
         epilog="Take timings on an idle machine. tools/benchmark_evaluation.py measures the metrics, tools/benchmark_page.py makes a page of what --out wrote.",

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, print_rows
 from ovdense.runs import clean_errors
@@ -17,7 +18,7 @@ NAME_TOKENS = 5  # of a name with start and end, padding included
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure how many times faster DenseCLIP runs here than with the published arithmetic, at equal outputs: one forward, a slide test over a "
         "large image, a training step; peak memory beside each.",
         epilog="Take timings on an idle machine.",

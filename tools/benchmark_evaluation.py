@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import machine, paired_ratio, print_rows
 from ovdense.runs import clean_errors
@@ -19,7 +20,7 @@ CLASSES, SIZE_HW, BOXES_PER_IMAGE = 1203, (480, 640), 10.4
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure the LVIS metric on synthetic data of LVIS's shape (1,203 classes, 10.4 boxes an image), against the official lvis: seconds, "
         "memory, and whether the numbers are the same.",
         epilog="Take timings on an idle machine. The official tool takes about 0.06 s an image.",

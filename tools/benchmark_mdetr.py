@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median_high
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, interleaved_seconds, print_rows
 from ovdense.runs import clean_errors
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure how many times faster MDETR runs here than with the published arithmetic, at equal outputs: a forward pass, a training step, "
         "and LVIS names on one image, one name a caption (published) and many.",
         epilog="Weights are random, and a BERT of RoBERTa's size with embedded word pieces reads the text: times do not depend on it. "

@@ -15,11 +15,13 @@ from functools import partial
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import machine, median_seconds
 
+from ovdense.cli.parser import Parser
+
 ROWS_A_CLASS = 65  # 1 class, 32 instances, 32 parts
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time OVDiff's prediction by number of classes, and its prototypes against the published way.")
+    parser = Parser(description="Time OVDiff's prediction by number of classes, and its prototypes against the published way.")
     parser.add_argument("--parts", nargs="+", choices=("predict", "streamed", "published"), default=["predict", "streamed", "published"])
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 20, 80, 1203])
     parser.add_argument("--images", type=int, default=32, help="support images (default: %(default)s)")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.runs import clean_errors
 
@@ -17,7 +18,7 @@ Ratios are measured in one run: both sides in turns, median, lowest and highest 
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make a Markdown page of the files that the benchmarks wrote with --out: their tables, and a plot over sizes.")
+    parser = Parser(description="Make a Markdown page of the files that the benchmarks wrote with --out: their tables, and a plot over sizes.")
     parser.add_argument("results", nargs="+", metavar="RESULT.json", help="files that tools/benchmark*.py wrote with --out")
     parser.add_argument("--page", metavar="FILE.md", default="docs/benchmarks.md", help="the page (default: %(default)s)")
     parser.add_argument("--plot", metavar="FILE.png", default="docs/images/benchmarks.png", help="the plot (default: %(default)s)")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, median_seconds, print_rows
 from ovdense.runs import clean_errors
@@ -18,7 +19,7 @@ PADDED = 256
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure how many times faster DesCo runs here than with the published arithmetic, at equal outputs: 1,203 LVIS classes by names "
         "(40 a chunk) and by descriptions (8 a chunk), and a training step.",
         epilog="Take timings on an idle machine.",

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a few iterations on one rank and on several, and compare images a second.")
+    parser = Parser(description="Train a few iterations on one rank and on several, and compare images a second.")
     parser.add_argument("configs", nargs="*", default=["configs/desco_lvis_mini.py"], help="config files (default: configs/desco_lvis_mini.py)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of ranks (default: 1 2)")
     parser.add_argument("--iterations", type=int, default=40, metavar="N", help="iterations of each run; the first quarter is not counted (default: 40)")

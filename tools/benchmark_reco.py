@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import PeakMemory, print_rows
 from ovdense.methods.reco.cosegment import cosegment
@@ -22,7 +23,7 @@ GROWTH_IMAGES = (10, 20, 50, 100, 200)  # at 14 x 14
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure co-segmentation (CPU seconds of one thread, peak memory, equal seeds) and retrieval.")
+    parser = Parser(description="Measure co-segmentation (CPU seconds of one thread, peak memory, equal seeds) and retrieval.")
     parser.add_argument("--channels", type=int, default=384, help="width of the features (default: %(default)s, DeiT-S)")
     parser.add_argument("--largest-at-once", type=int, default=20_000, metavar="PATCHES",
                         help="the published arithmetic holds patches x patches numbers twice; above this it is not tried (default: %(default)s)")  # fmt: skip

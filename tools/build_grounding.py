@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make grounding data in MDETR's form (images with captions, boxes with tokens_positive) from published files.")
+    parser = Parser(description="Make grounding data in MDETR's form (images with captions, boxes with tokens_positive) from published files.")
     parser.add_argument("--out", required=True, metavar="FILE.json", help="what is written")
     kinds = parser.add_subparsers(dest="kind", required=True)
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from mmengine.config import DictAction
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors, clean_run_errors
 
 WAYS = ("kept", "altered", "swapped", "control")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Ask for every object of the test data by its description, by one with an attribute changed, by another class's, and by its own in another "
         "order. Prints how overlap and confidence change, with bootstrap intervals over images, and how often something absent is found.",
         epilog="Each image is asked once for each way, for all its classes together: captions are chunked alike. Scores below the model's own "

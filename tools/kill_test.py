@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import _kill_jobs as kill_jobs  # noqa: E402
 
+from ovdense.cli.parser import Parser  # noqa: E402
 from ovdense.compat.atomic import remove_left, replace_file  # noqa: E402
 from ovdense.runs import clean_errors  # noqa: E402
 
@@ -34,7 +35,7 @@ POLL_SECONDS = 0.002
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="Exits with 1 when anything was lost, half written, or differs.")
+    parser = Parser(description=__doc__.split("\n")[0], epilog="Exits with 1 when anything was lost, half written, or differs.")
     parser.add_argument("--train", nargs="+", default=[], metavar="CONFIG", help="configs whose training is killed and resumed; a checkpoint after each step")
     parser.add_argument("--index", action="store_true", help="kill the indexing of a folder of images")
     parser.add_argument("--support", action="store_true", help="kill the drawing of support sets and the building of their prototypes")

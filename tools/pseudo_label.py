@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write a segmenter's label map for every image of a folder: a grey PNG of class indices under the image's own relative name, "
         "and classes.json with the vocabulary and the protocol. Images that have one already are skipped; one that cannot be read is reported.",
     )

@@ -3,11 +3,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Print a Markdown table of results: a row each, its numbers and the protocol that they were measured with.")
+    parser = Parser(description="Print a Markdown table of results: a row each, its numbers and the protocol that they were measured with.")
     parser.add_argument("results", nargs="+", metavar="RESULT.json", help="files that tools/test.py wrote: test_metrics.json, or FILE.metrics.json of --out")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="name of each result (default: what tells the paths apart)")
     parser.add_argument("--numbers", nargs="+", default=[], metavar="NUMBER",

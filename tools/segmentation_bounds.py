@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import print_rows
 from ovdense.runs import add_run_arguments, clean_errors, clean_run_errors, configure
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure what a segmenter that is not trained stands between: chance, one class everywhere, itself, and itself when it is told which "
         "classes are in the image (the image-level upper bound).")  # fmt: skip
     parser.add_argument("config", help="config file of a segmenter that needs no training (MaskClip, ReCo)")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.compat.memory import return_memory
 from ovdense.runs import clean_errors
@@ -23,7 +24,7 @@ EVERY = 20
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Predict many times with changing vocabularies and sizes; memory must not grow.",
+    parser = Parser(description="Predict many times with changing vocabularies and sizes; memory must not grow.",
                                      epilog="Four minutes on one core, no download: python tools/soak.py mini --short-side 96 --return-memory")  # fmt: skip
     parser.add_argument("model", nargs="?", default="mini", help="short name or config file of a model (default: mini)")
     parser.add_argument("--weights", metavar="FILE", help="its checkpoint, where it needs one")

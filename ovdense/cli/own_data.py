@@ -60,14 +60,12 @@ def _use_training(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def _metric() -> list[dict[str, Any]]:
-    from ovdense.evaluation.detection import CocoMetric
-
-    return [dict(type=CocoMetric)]
+    return [dict(type="ovdense.evaluation.detection.CocoMetric")]  # names, not classes: the run's config is written down and read again
 
 
 def _own(dataset: Mapping[str, Any], annotations: str, images: str | None) -> dict[str, Any]:
     """Return the settings of a data set of boxes, on these files; ValueError where the config's is none of boxes."""
-    from ovdense.data.detection import CocoDetection, DetectionDataset
+    from ovdense.data.detection import DetectionDataset
     from ovdense.registry import DATASETS
 
     kind = DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
@@ -83,7 +81,8 @@ def _own(dataset: Mapping[str, Any], annotations: str, images: str | None) -> di
     folder = Path(images).expanduser().resolve() if images is not None else file.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"--images and --val-images must be existing folders, got {images}")
-    return {"type": CocoDetection, "ann_file": str(file), "image_prefix": str(folder), **{key: dataset[key] for key in _KEPT if key in dataset}}
+    kept = {key: dataset[key] for key in _KEPT if key in dataset}
+    return {"type": "ovdense.data.detection.CocoDetection", "ann_file": str(file), "image_prefix": str(folder), **kept}
 
 
 def _steps(cfg: Config) -> Iterator[Any]:
