@@ -11,7 +11,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class ImageFeatureCache:
 
     The key is all that features depend on: the pixels as the model gets them, the model's weights, and the autocast type. Weights are told
     apart by where they lie, how often they were written to, and the sums of their bits, which takes milliseconds; parts that `encode_image` does not
-    read (`OpenVocabModel.apart_from_images`, children by name) do not count. Features are not copied: who reads them must not write to them.
+    read (`OpenVocabModel.apart_from_images`) do not count. Features are not copied: who reads them must not write to them.
     """
 
     def __init__(self, *, max_mib: float = 512.0, max_images: int = 16) -> None:
@@ -136,10 +135,20 @@ def _stamp(model: nn.Module) -> bytes:
 
 
 def _image_tensors(model: nn.Module, apart: Sequence[str]) -> Iterator[Tensor]:
-    """Yield parameters and buffers, those of the children named in `apart` left out."""
-    for module in chain([model], *(part.modules() for name, part in model.named_children() if name not in apart)):
-        for held in (module._parameters, module._buffers):
-            yield from (tensor for tensor in held.values() if tensor is not None)
+    """Yield parameters and buffers, those of the parts named in `apart` (paths with dots) left out."""
+    yield from _held(model)
+    for name, part in model.named_children():
+        inner = [path.removeprefix(f"{name}.") for path in apart if path.startswith(f"{name}.")]
+        if inner:
+            yield from _image_tensors(part, inner)
+        elif name not in apart:
+            for module in part.modules():
+                yield from _held(module)
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    for tensors in (module._parameters, module._buffers):
+        yield from (tensor for tensor in tensors.values() if tensor is not None)
 
 
 def _bit_sum(tensor: Tensor) -> Tensor:

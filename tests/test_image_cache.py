@@ -5,7 +5,7 @@ from PIL import Image
 
 import ovdense
 from ovdense.data.transforms import ResizeShortestEdge
-from ovdense.image_cache import ImageFeatureCache
+from ovdense.image_cache import ImageFeatureCache, _image_tensors
 
 CONFIGS = {"maskclip_voc": {"model.encoder.short_sides": (64,)}, "desco_lvis_mini": None, "denseclip_voc_photos": {"model.text_encoder.short_sides": (64,)},
            "mdetr_shapes_masks_mini": None}  # fmt: skip
@@ -80,6 +80,14 @@ def test_features__are_computed_anew_for_other_weights_pixels_and_modes(predicto
 class Counting(torch.nn.Module):
     def encode_image(self, images):
         return {"maps": [images * 2]}
+
+
+def test_weights_of_parts_that_images_do_not_reach__do_not_count_however_deep():
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.ModuleDict({"c": torch.nn.BatchNorm1d(1), "text": torch.nn.Linear(1, 1)})})
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    read = {names[id(tensor)] for tensor in _image_tensors(model, ("a", "b.text"))}
+    assert read == {name for name in names.values() if name.startswith("b.c.")} and len(read) == 5
+    assert len(list(_image_tensors(model, ()))) == len(names)
 
 
 def test_cache__keeps_to_its_limits_and_drops_the_oldest():
