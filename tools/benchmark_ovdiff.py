@@ -12,10 +12,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
 from ovdense.measure import machine, median_seconds
-
-from ovdense.cli.parser import Parser
 
 ROWS_A_CLASS = 65  # 1 class, 32 instances, 32 parts
 
