@@ -38,6 +38,7 @@ def given(**flags) -> argparse.Namespace:
     return argparse.Namespace(**{**none, **{key: None if value is None else value if isinstance(value, int) else str(value) for key, value in flags.items()}})
 
 
+@pytest.mark.slow
 def test_a_run__trains_reports_ap_and_its_folder_is_a_model(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = ["--annotations", str(mine / "train.json"), "--images", str(mine / "photos"), "--val-annotations", str(mine / "val.json")]
