@@ -45,9 +45,11 @@ model = dict(
     channels=128,
     low_channels=32,
     dilations=(1, 2, 4),
+    background_weight=0.1,
+    loss_step=4,
 )
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type=ResumableInfiniteSampler, shuffle=True),
@@ -74,8 +76,8 @@ val_evaluator = test_evaluator
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=20),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=20, end=200, T_max=180, eta_min=1e-5),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=20, end=300, T_max=280, eta_min=1e-5),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=200, val_interval=200)
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=300, val_interval=300)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)

@@ -45,6 +45,8 @@ model = dict(
     channels=128,
     low_channels=32,
     dilations=(1, 2, 4),
+    background_weight=0.1,
+    loss_step=4,
 )
 train_dataloader = dict(
     batch_size=8,

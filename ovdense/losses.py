@@ -161,19 +161,24 @@ def mask_focal_loss(logit_NP: Tensor, target_NP: Tensor, *, alpha: float = 0.25,
     return token_focal_loss(logit_NP[None], target_NP[None], valid, alpha=alpha, gamma=gamma) / logit_NP.shape[1]
 
 
-def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: int = IGNORE_LABEL, over: str = "all", step: int = 1) -> tuple[Tensor, Tensor]:
+def pixel_cross_entropy(logit_BKHW: Tensor, label_BHW: Tensor, *, ignore_label: int = IGNORE_LABEL, over: str = "all", step: int = 1,
+                        weight_K: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the cross entropy of logits, resized to the labels (bilinear), summed over pixels, and the number of pixels to divide it by.
 
     Ignored pixels add nothing to the sum. `step` n looks at one pixel of every n x n block only, which costs n * n times less. `over` "all" counts all
-    pixels, as mmseg and the releases built on it do; "labelled" those that have a label.
+    pixels, as mmseg and the releases built on it do; "labelled" those that have a label, which with `weight_K` count as much as their class weighs.
     """
+    if weight_K is not None and over != "labelled":
+        raise ValueError('classes that weigh unequally need over="labelled"')
     if over not in ("all", "labelled"):
         raise ValueError(f'over must be "all" or "labelled", got {over!r}')
     if step > 1:
         label_BHW = label_BHW[:, step // 2 :: step, step // 2 :: step]
     if logit_BKHW.shape[-2:] != label_BHW.shape[-2:]:
         logit_BKHW = F.interpolate(logit_BKHW, size=label_BHW.shape[-2:], mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(logit_BKHW.float(), label_BHW, ignore_index=ignore_label, reduction="sum")
+    loss = F.cross_entropy(logit_BKHW.float(), label_BHW, ignore_index=ignore_label, reduction="sum", weight=weight_K)
+    if weight_K is not None:
+        return loss, weight_K[label_BHW[label_BHW != ignore_label]].sum()
     return loss, (label_BHW != ignore_label).sum() if over == "labelled" else loss.new_tensor(label_BHW.numel(), dtype=torch.int64)
 
 

@@ -47,6 +47,8 @@ class RecoPlus(OpenVocabModel):
 
     `classes`: the vocabulary of the pseudo-labels: the classes.json that tools/pseudo_label.py leaves beside them (below the data root unless
     absolute), or what `load_vocabulary` reads. `channels`, `low_channels`, `dilations`, `dropout`: of mmseg's DepthwiseSeparableASPPHead.
+    `background_weight`: what a background pixel counts beside one of another class (the release has no background; ReCo's labels of few photos are nearly
+    all background, and a short training answers nothing else). `loss_step` n: the loss looks at one pixel of every n x n.
     """
 
     def __init__(
@@ -58,13 +60,20 @@ class RecoPlus(OpenVocabModel):
         low_channels: int = 48,
         dilations: Sequence[int] = (1, 12, 24, 36),
         dropout: float = 0.1,
+        background_weight: float = 1.0,
+        loss_step: int = 1,
     ) -> None:
+        if not 0 < background_weight <= 1 or loss_step < 1:
+            raise ValueError(f"background_weight must lie in (0, 1] and loss_step be at least 1, got {background_weight} and {loss_step}")
         backbone = backbone if isinstance(backbone, nn.Module) else build_from_cfg(backbone, MODELS)
         super().__init__(mean=backbone.mean, std=backbone.std)
         self.backbone = backbone
         if isinstance(classes, str) and data_path(classes).is_file():
             classes = str(data_path(classes))
         self.classes = load_vocabulary(classes)
+        self.loss_step = loss_step
+        weights = [background_weight if entry.is_background else 1.0 for entry in self.classes]
+        self.register_buffer("weight_K", torch.tensor(weights), persistent=False)
         self.head = deeplab_plus_head(backbone.channels[-1], backbone.channels[0], len(self.classes), channels=channels, low_out=low_channels,
                                       dilations=dilations, dropout=dropout)  # fmt: skip
 
@@ -111,7 +120,9 @@ class RecoPlus(OpenVocabModel):
         with torch.no_grad():
             counted = label_BHW != 255
             right = (resized(logit_BKHW, label_BHW.shape[1:]).argmax(1) == label_BHW) & counted
-        return {"loss_seg": over_ranks(*pixel_cross_entropy(logit_BKHW, label_BHW, over="labelled")), "pixel_acc": right.sum() / counted.sum().clamp(min=1)}
+        weight_K = None if bool((self.weight_K == 1).all()) else self.weight_K
+        loss = pixel_cross_entropy(logit_BKHW, label_BHW, over="labelled", step=self.loss_step, weight_K=weight_K)
+        return {"loss_seg": over_ranks(*loss), "pixel_acc": right.sum() / counted.sum().clamp(min=1)}
 
     def _labels(self, targets: Sequence[ImageTarget], input_hw: tuple[int, int]) -> Tensor:
         out = torch.full((len(targets), *input_hw), 255, dtype=torch.int64)

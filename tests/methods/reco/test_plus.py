@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from ovdense.data.collate import collate_detection
 from ovdense.data.label_maps import LoadLabelMap
@@ -108,6 +109,23 @@ def test_plus__pixels_without_a_label_count_for_nothing(labelled):
     after = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
     label[:] = 255
     assert float(before) != float(after) and float(made.loss(inputs["images"], inputs["targets"])["loss_seg"]) == 0
+
+
+def test_plus__background_pixels_count_as_much_as_they_weigh(labelled):
+    sample = dataset(labelled)[0]
+    label = sample["target"].label_map_HW
+    label[:, 30:] = 255
+    losses = {}
+    for weight in (1.0, 0.1):
+        made = plus(labelled, background_weight=weight).eval()
+        inputs = made.data_preprocessor({"images": [sample["image"]], "targets": [sample["target"]]})
+        losses[weight] = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
+        logit = F.interpolate(made.head(made.encode_image(inputs["images"])), size=label.shape, mode="bilinear", align_corners=False)
+        wanted = F.cross_entropy(logit, label[None], weight=torch.tensor([weight, 1.0, 1.0, 1.0]), ignore_index=255)
+        torch.testing.assert_close(losses[weight], wanted, rtol=1e-4, atol=1e-5)
+    assert float(losses[1.0]) != float(losses[0.1])
+    with pytest.raises(ValueError, match="background_weight"):
+        plus(labelled, background_weight=0.0)
 
 
 @pytest.mark.slow
