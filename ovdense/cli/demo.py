@@ -86,4 +86,5 @@ def serve(app: Any, host: str, port: int, names: Sequence[str]) -> None:
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("note: everyone who reaches this address may ask", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop it
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=5)).run(sockets=[taken])
+        # without a log_config: uvicorn's own closes the log files of all that runs in this process
+        uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=5)).run(sockets=[taken])

@@ -16,7 +16,7 @@ from ovdense.web.server import build_app
 @contextmanager
 def serving(engine: Engine) -> Iterator[str]:
     """Yield the address of a server that runs until the block ends."""
-    server = uvicorn.Server(uvicorn.Config(build_app(engine), host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(build_app(engine), host="127.0.0.1", port=0, log_config=None, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
