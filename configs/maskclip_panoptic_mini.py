@@ -1,5 +1,6 @@
 """Zero-shot masks right after install, on 100 real photos with things and stuff: COCO's 133 names.
 
+Result: 7.5 mIoU, 17.3 pixel accuracy on 100 photos, 133 classes (chance 0.2, 0.8).
 Train: nothing to train
 Test:  python tools/test.py configs/maskclip_panoptic_mini.py --data-root DATA
 """

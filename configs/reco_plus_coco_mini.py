@@ -1,6 +1,7 @@
 """ReCo+ at CPU size: DeepLabV3+ on a frozen backbone that comes with pip, trained on ReCo's labels of 178 photos, tested on 50 with 81 classes.
 
 Paper: arXiv 2206.07045, Sec. 3.5, at our scale.
+Result: 4.9 mIoU, 77.3 pixel accuracy on 50 photos, 81 classes (ReCo: 9.5, 72.7).
 Labels: python tools/pseudo_label.py configs/reco_coco_mini.py --images DATA/coco_mini/train2017 --out DATA/pseudo/reco_coco_mini --data-root DATA
 Train: python tools/train.py configs/reco_plus_coco_mini.py --data-root DATA
 Test:  python tools/test.py configs/reco_plus_coco_mini.py work_dirs/reco_plus_coco_mini --data-root DATA

@@ -1,6 +1,7 @@
 """ReCo+ at CPU size: DeepLabV3+ on a frozen backbone that comes with pip, trained on ReCo's labels of 50 photos, tested on 100 others with 133 classes.
 
 Paper: arXiv 2206.07045, Sec. 3.5, at our scale.
+Result: 0.9 mIoU, 6.5 pixel accuracy on 100 photos, 133 classes (ReCo: 7.4, 16.5): fifty photos whose labels are mostly wrong teach little.
 Labels: python tools/pseudo_label.py configs/reco_panoptic_mini.py --images DATA/coco_mini/val2017 --out DATA/pseudo/reco_panoptic_mini --data-root DATA
 Train: python tools/train.py configs/reco_plus_panoptic_mini.py --data-root DATA
 Test:  python tools/test.py configs/reco_plus_panoptic_mini.py work_dirs/reco_plus_panoptic_mini --data-root DATA
