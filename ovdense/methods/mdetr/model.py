@@ -75,12 +75,14 @@ class Mdetr(OpenVocabModel):
     """MDETR: `backbone`, `text_encoder`, and `transformer` (`MdetrTransformer`), `head` (`MdetrHead`), `criterion`, `test` by their settings.
 
     `masks` adds the mask head on the backbone's finer maps; "only" trains it alone with all the rest frozen (the published second
-    stage for PhraseCut). `early` also aligns places and tokens before they meet (ours, for short trainings). `divisor`: images are padded
-    to a multiple of it (1 as published; padding is masked, yet border convolutions see it).
+    stage for PhraseCut). `mask_boxes`: the mask head sees the slots' boxes, too (ours, see `MaskHead`). `early` also aligns places and
+    tokens before they meet (ours, for short trainings). `divisor`: images are padded to a multiple of it (1 as published; padding is
+    masked, yet border convolutions see it).
     """
 
     def __init__(self, *, backbone: dict | nn.Module, text_encoder: dict | nn.Module, transformer: dict | None = None, head: dict | None = None,
-                 masks: bool | str = False, early: bool = False, criterion: dict | None = None, test: dict | None = None, divisor: int = 1) -> None:
+                 masks: bool | str = False, mask_boxes: bool = False, early: bool = False, criterion: dict | None = None, test: dict | None = None,
+                 divisor: int = 1) -> None:
         backbone = built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
         self.backbone, self.text_encoder = backbone, built(text_encoder)
@@ -95,7 +97,7 @@ class Mdetr(OpenVocabModel):
         self.mask_head = None
         if masks:
             heads = -(-self.transformer.num_heads // 8) * 8  # 8 as published; what the head's group norms can divide
-            self.mask_head = MaskHead(self.transformer.width, heads, backbone.channels[-2::-1])
+            self.mask_head = MaskHead(self.transformer.width, heads, backbone.channels[-2::-1], boxes=mask_boxes)
         if masks == "only":
             for part in (self.backbone, self.text_encoder, self.transformer, self.head, self.proposal_head, self.early_head):
                 if part is not None:
@@ -215,18 +217,27 @@ class Mdetr(OpenVocabModel):
                 found[b].append((part.boxes_xyxy, part.scores, part.labels))
                 answers[b] = self.head.answers.read(out.answers, n) if out.answers and self.asked is not None else None  # one caption, one question
                 if features is not None and self.mask_head is not None:
-                    slots[b].append(self._masks(features, b, n, slot, states, memory, target, padded_hw))
+                    slots[b].append(self._masks(features, b, n, slot, states, out.boxes_NBQ4[-1, n], memory, target, padded_hw))
         return [self._result(parts, masks, target, said) for parts, masks, target, said in zip(found, slots, targets, answers)]
 
     def _masks(
-        self, features: ImageTokens, b: int, n: int, slot: Tensor, states: Tensor, memory: Memory, target: ImageTarget, padded_hw: tuple[int, int]
+        self, features: ImageTokens, b: int, n: int, slot: Tensor, states: Tensor, boxes_Q4: Tensor, memory: Memory, target: ImageTarget,
+        padded_hw: tuple[int, int],
     ) -> Tensor:
         """Return (N, H, W) bool masks of the file's size for detections made by `slot` (N,) of pair n, which is of image b."""
         wanted, which = slot.unique(return_inverse=True)
         one, own = torch.zeros(len(wanted), dtype=torch.int64, device=slot.device), slice(b, b + 1)
         logit = self.mask_head(states[n, wanted], one, features.source_BCHW[own], memory.image_BPC[n : n + 1], features.valid_BHW[own].flatten(1),
-                               [f[own] for f in features.fine])
+                               [f[own] for f in features.fine], self._mask_boxes(boxes_Q4[wanted], one, [target], padded_hw))
         return file_masks(logit, padded_hw, target.size_hw, target.original_size_hw, threshold=self.test.mask_thr)[which]
+
+    def _mask_boxes(self, boxes_N4: Tensor, image_N: Tensor, targets: Sequence[ImageTarget], padded_hw: tuple[int, int]) -> Tensor | None:
+        """Return the boxes in shares of the padded input, without a gradient, where the mask head sees boxes."""
+        if self.mask_head.places is None:
+            return None
+        (height, width), sizes = padded_hw, [t.size_hw for t in targets]
+        share = boxes_N4.new_tensor([[w / width, h / height] * 2 for h, w in sizes])
+        return boxes_N4.detach() * share[image_N]
 
     def _result(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor], target: ImageTarget, answers: dict[str, int] | None) -> Results:
         """Merge the captions of an image (no NMS, as published), best first."""
@@ -279,17 +290,19 @@ class Mdetr(OpenVocabModel):
             places = image.source_BCHW.flatten(2).transpose(1, 2)
             losses |= self.criterion.early_loss(self.early_head(places, text), tokenized.valid_BL, self.transformer.starts(image.valid_BHW)[..., :2], truth)
         if self.mask_head is not None:
-            losses |= self._mask_losses(image, targets, truth, matches.of_layer(len(out.logit_NBQT) - 1), states, memory, tuple(images.shape[-2:]))
+            losses |= self._mask_losses(image, targets, truth, matches.of_layer(len(out.logit_NBQT) - 1), states, out.boxes_NBQ4[-1], memory,
+                                        tuple(images.shape[-2:]))
         if out.answers:
             losses |= self.criterion.answer_losses(out.answers, [t.answers for t in targets], self.head.answers.kind)
         return losses
 
-    def _mask_losses(self, image: ImageTokens, targets: Sequence[ImageTarget], truth: Sequence[ImageTruth], pairs: Any, states: Tensor, memory: Memory,
-                     padded_hw: tuple[int, int]) -> dict[str, Tensor]:
+    def _mask_losses(self, image: ImageTokens, targets: Sequence[ImageTarget], truth: Sequence[ImageTruth], pairs: Any, states: Tensor,
+                     boxes_BQ4: Tensor, memory: Memory, padded_hw: tuple[int, int]) -> dict[str, Tensor]:
         lacking = [t.file_name for t in targets if t.masks_NHW is None]
         if lacking:
             raise ValueError(f"masks are trained, but image {lacking[0]} has none; set with_masks=True in its data set, or masks=False in the model")
-        logit = self.mask_head(states[pairs.image, pairs.slot], pairs.image, image.source_BCHW, memory.image_BPC, image.valid_BHW.flatten(1), image.fine)
+        mine = self._mask_boxes(boxes_BQ4[pairs.image, pairs.slot], pairs.image, targets, padded_hw)
+        logit = self.mask_head(states[pairs.image, pairs.slot], pairs.image, image.source_BCHW, memory.image_BPC, image.valid_BHW.flatten(1), image.fine, mine)
         return self.criterion.mask_losses(logit, [t.masks_NHW.to(self.device) for t in targets], pairs, truth, padded_hw)
 
     def tokenize(self, captions: Sequence[str]) -> TokenizedText:

@@ -6,6 +6,7 @@ import torch
 from ovdense.compat.mm import from_det_data_sample, to_det_data_sample
 from ovdense.methods.mdetr.criterion import MdetrCriterion
 from ovdense.methods.mdetr.decode import phrase_scores
+from ovdense.methods.mdetr.mask_head import MaskHead, box_places
 from ovdense.structures import Vocabulary
 from ovdense.text.phrases import find_phrases
 from tests.methods.mdetr.tiny import BIRD, DOG, ask, batch, image, losses, target, tiny, total
@@ -147,7 +148,7 @@ def test_loss__images_without_boxes_and_batches_without_any():
         model.zero_grad()
         loss.backward()
         assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert float(found["loss_box"]) == float(found["loss_align"]) == 0 and float(found["loss_token"]) > 0
+    assert found["loss_box"].item() == found["loss_align"].item() == 0 and found["loss_token"].item() > 0
 
 
 def test_loss__without_a_caption_says_which_image():
@@ -229,6 +230,33 @@ def test_masks_only__trains_the_mask_head_alone():
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {"mask_head"}
     assert set(losses(model, pair(masks=True))) == {"loss_mask", "loss_dice"}
+
+
+def test_box_places__are_half_sides_from_the_centre_and_shares_of_a_place_at_a_border():
+    across, down, inside = box_places(torch.tensor([[0.5, 0.5, 0.5, 0.25]]), (4, 8))[0]
+    assert across[0].tolist() == [-1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75]
+    assert down[:, 0].tolist() == [-2, -1, 1, 2], "cut off at 2"
+    assert inside[1].tolist() == [0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert inside[:, 2].tolist() == [0, 0.5, 0.5, 0], "the box is one place high, half of it in each row"
+
+
+def test_mask_boxes__tell_slots_apart_and_are_shares_of_the_padded_input():
+    torch.manual_seed(0)
+    head = MaskHead(128, 8, (8, 8, 8), boxes=True)
+    source, memory, valid = torch.randn(1, 128, 2, 3), torch.randn(1, 6, 128), torch.ones(1, 6, dtype=torch.bool)
+    fine = [torch.randn(1, 8, 2 * k, 3 * k) for k in (2, 4, 8)]
+    slots, which = torch.randn(1, 128).expand(2, -1), torch.zeros(2, dtype=torch.int64)
+    boxes = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.4, 0.4]])
+    one, other = head(slots, which, source, memory, valid, fine, boxes)
+    assert float((one - other).abs().max()) > 1e-2, "the same slot with another box has another mask"
+    with pytest.raises(ValueError, match="boxes_N4 must be given"):
+        head(slots, which, source, memory, valid, fine)
+    model = tiny(masks=True, mask_boxes=True)
+    shares = model._mask_boxes(torch.tensor([[0.5, 0.5, 1.0, 1.0]]), torch.tensor([0]), [target(size=(32, 72))], (64, 96))
+    assert shares.tolist() == [[0.375, 0.25, 0.75, 0.5]]
+    (result,) = ask(model, DOG["caption"], DOG["phrases"])
+    assert result.masks_NHW.shape == (len(result), 64, 96)
+    assert {"loss_mask", "loss_dice"} < set(losses(model.train(), pair(masks=True)))
 
 
 def test_answers__are_read_from_slots_of_their_own():

@@ -9,7 +9,7 @@ from ovdense.text.phrases import find_phrases
 from ovdense.vision.backbones import TimmBackbone
 
 
-def tiny(*, slots_from="learned", tokens="position", masks=False, joined=None, criterion=None, head=None, **test) -> Mdetr:
+def tiny(*, slots_from="learned", tokens="position", masks=False, mask_boxes=False, joined=None, criterion=None, head=None, **test) -> Mdetr:
     torch.manual_seed(0)
     model = Mdetr(
         backbone=TimmBackbone("resnet18", out_strides=(4, 8, 16, 32) if masks else (16, 32), norm_frozen=True),
@@ -17,7 +17,7 @@ def tiny(*, slots_from="learned", tokens="position", masks=False, joined=None, c
                                                                              hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
         transformer=dict(width=128 if masks else 32, num_heads=8 if masks else 2, encoder_layers=1, decoder_layers=2, ffn_width=32, dropout=0.0,
                          text_dropout=0.0, num_slots=6, slots_from=slots_from, joined=joined or (1 if masks else 2)),
-        head=dict(align_width=16, tokens=tokens) | (head or {}), masks=masks, criterion=criterion, test=test,
+        head=dict(align_width=16, tokens=tokens) | (head or {}), masks=masks, mask_boxes=mask_boxes, criterion=criterion, test=test,
     )
     return model.eval()
 
