@@ -6,17 +6,17 @@ import numpy as np
 
 from ovdense.compat.described import read_object
 from ovdense.compat.grounding import grounding_entries
-from ovdense.evaluation.base import DetectionMetric
+from ovdense.evaluation.base import AnnotatedMetric
 from ovdense.registry import METRICS
 
 
 @METRICS.register_module()
-class AnswerMetric(DetectionMetric):
+class AnswerMetric(AnnotatedMetric):
     """Accuracy in percent: "answers/total" (type and answer right, as the release counts), "type", and each type's own share of "total".
 
     Data samples have `answers`, {"type": index, <head of that type>: index}; the truth is `answers` of the images of `ann_file` (MDETR's form,
     `tools/build_grounding.py gqa --answers`). Source: arXiv 2104.12763, Sec. 4.2.4, the release's criterion. One difference: there a type's accuracy
-    reads that type's head whatever type was told; here a wrong type is a wrong answer. Other arguments: see `DetectionMetric`.
+    reads that type's head whatever type was told; here a wrong type is a wrong answer. Arguments: see `AnnotatedMetric`.
     """
 
     default_prefix = "answers"
@@ -47,9 +47,6 @@ class AnswerMetric(DetectionMetric):
             wanted = self._truth[image_id]
             self.results.append({"image_id": image_id, "type": wanted["type"], "type_right": int(said["type"] == wanted["type"]),
                                  "right": int(dict(said) == dict(wanted)), "head": next(k for k in wanted if k != "type")})  # fmt: skip
-
-    def _record(self, *_: object) -> dict:
-        raise NotImplementedError("answers are kept by process; there are no boxes to keep")
 
     def _compute(self, records: list[dict]) -> dict[str, float]:
         right, told = (np.array([r[key] for r in records], dtype=float) for key in ("right", "type_right"))

@@ -44,11 +44,8 @@ class ReportedMetric(BaseMetric):
         return stated | dict(meta.get("protocol", {})) | self.conditions
 
 
-class DetectionMetric(ReportedMetric):
-    """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}, and masks where they are measured.
-
-    Boxes are xyxy in pixels of the original file (x2 = x1 + width), masks bool (N, H, W) of its size; label k is class k of
-    `class_names`, by default the dataset's metainfo['classes'], and is matched to the annotation file by name.
+class AnnotatedMetric(ReportedMetric):
+    """A metric against an annotation file, one record an image: the images measured must be those of the file.
 
     Args:
         ann_file: the annotation file, under the data root; by default the dataset's metainfo['ann_file'].
@@ -56,10 +53,8 @@ class DetectionMetric(ReportedMetric):
         class_names: the class of each label.
         allow_partial: evaluate the processed images only, instead of raising when images of the file are missing.
 
-    After `evaluate`: see `ReportedMetric`; `per_class_ap` has the AP of each class where it applies.
+    After `evaluate`: see `ReportedMetric`.
     """
-
-    uses_masks, takes_run_lengths = False, False
 
     def __init__(
         self,
@@ -76,16 +71,6 @@ class DetectionMetric(ReportedMetric):
         self.class_names, self.allow_partial = class_names, allow_partial
         self.per_class_ap: dict[str, float] = {}
         self._ready_for: tuple | None = None
-
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
-        """Check and keep the predictions of one batch; the first call also reads the annotation file."""
-        self._prepare()
-        for sample in data_samples:
-            image_id = self._image_id(sample.get("img_id"))
-            instances = sample.get("pred_instances")
-            found = self._checked(image_id, instances)
-            masks = {"masks": self._checked_masks(image_id, instances, len(found[1]))} if self.uses_masks else {}
-            self.results.append(self._record(image_id, *found, **masks))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Return the named numbers (percent unless said otherwise, nan where there is no ground truth) of all records."""
@@ -107,14 +92,6 @@ class DetectionMetric(ReportedMetric):
     @abstractmethod
     def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
         """Read the file, match `names`; return its fingerprint and all its image ids."""
-
-    @abstractmethod
-    def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict:
-        """Return what to keep of one image; has the key image_id. With `uses_masks` there is the argument `masks`, (N, H, W) bool, too."""
-
-    def _size_hw(self, image_id: int) -> tuple[int, int]:
-        """Return height and width of an image's file; for metrics of masks."""
-        raise NotImplementedError
 
     @abstractmethod
     def _compute(self, records: list[dict]) -> dict[str, float]:
@@ -142,6 +119,35 @@ class DetectionMetric(ReportedMetric):
                 f"image {image_id} must be one of the {len(self._known_images)} images of {self._path}; is it the dataset's own file?"
             )
         return image_id
+
+
+class DetectionMetric(AnnotatedMetric):
+    """A metric over boxes: data samples are dicts with `img_id` and `pred_instances` {bboxes, scores, labels}, and masks where they are measured.
+
+    Boxes are xyxy in pixels of the original file (x2 = x1 + width), masks bool (N, H, W) of its size; label k is class k of
+    `class_names`, by default the dataset's metainfo['classes'], and is matched to the annotation file by name.
+    Arguments: see `AnnotatedMetric`. After `evaluate`: see `ReportedMetric`; `per_class_ap` has the AP of each class where it applies.
+    """
+
+    uses_masks, takes_run_lengths = False, False
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Check and keep the predictions of one batch; the first call also reads the annotation file."""
+        self._prepare()
+        for sample in data_samples:
+            image_id = self._image_id(sample.get("img_id"))
+            instances = sample.get("pred_instances")
+            found = self._checked(image_id, instances)
+            masks = {"masks": self._checked_masks(image_id, instances, len(found[1]))} if self.uses_masks else {}
+            self.results.append(self._record(image_id, *found, **masks))
+
+    @abstractmethod
+    def _record(self, image_id: int, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict:
+        """Return what to keep of one image; has the key image_id. With `uses_masks` there is the argument `masks`, (N, H, W) bool, too."""
+
+    def _size_hw(self, image_id: int) -> tuple[int, int]:
+        """Return height and width of an image's file; for metrics of masks."""
+        raise NotImplementedError
 
     def _checked(self, image_id: int, instances: dict | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         fields = ("bboxes", "scores", "labels")
