@@ -6,9 +6,8 @@ Train: python tools/train.py configs/desco_lvis_mini.py
 Test:  python tools/test.py configs/desco_lvis_mini.py work_dirs/desco_lvis_mini --show-dir overlays
 """
 from mmengine.config import read_base
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
-from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
-from torch.optim import AdamW
+from mmengine.optim import CosineAnnealingLR, LinearLR
+from mmengine.runner import IterBasedTrainLoop
 
 with read_base():
     from ._base_.default_runtime import (
@@ -23,40 +22,13 @@ with read_base():
         resume,
         visualizer,
     )
+    from ._base_.desco_mini import model, optim_wrapper, test_cfg, val_cfg
     from ._base_.shapes import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
 
-from ovdense.layers.fpn import FeaturePyramid
-from ovdense.methods.desco.model import Desco
-from ovdense.text.encoders import BertTextEncoder
-from ovdense.text.piecewise import PiecewiseTextEncoder
-from ovdense.vision.backbones import TimmBackbone
-from ovdense.vision.memory import RememberingBackbone
-
-model = dict(
-    type=Desco,
-    backbone=dict(
-        type=RememberingBackbone,
-        backbone=dict(type=TimmBackbone, name="tf_efficientnet_lite0", out_strides=(16, 32), weights="embedded", frozen_stages=4),
-    ),
-    neck=dict(type=FeaturePyramid, in_channels=(112, 320), out_channels=128, num_extra=2),
-    text_encoder=dict(type=PiecewiseTextEncoder, encoder=dict(type=BertTextEncoder, weights="embedded", frozen=True)),
-    # a short run has no time to grow the logits: they start twenty times larger
-    head=dict(channels=128, num_blocks=2, num_levels=4, embed_width=512, bert_ffn=768, dropout=0.0, deformable=False, log_scale=-3.0),
-    criterion=dict(anchor_scale=3.0, published=False, no_object_token=False),
-    test=dict(max_classes=8, chunk_batch=5, score_thr=0.01),
-)
-
-optim_wrapper = dict(
-    type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4),
-    clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(custom_keys={"head.box": dict(lr_mult=10.0), "head.centerness": dict(lr_mult=10.0)}),
-)
+model.test = dict(max_classes=8, chunk_batch=5, score_thr=0.01)
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=50),
     dict(type=CosineAnnealingLR, by_epoch=False, begin=50, end=1200, T_max=1150, eta_min=1e-6),
 ]
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=1200, val_interval=1200)
-val_cfg = dict(type=ValLoop)
-test_cfg = dict(type=TestLoop)
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,51 +1,11 @@
 """Pascal VOC 2012, 21 classes with background: VOCdevkit/VOC2012 below the data root; `train` is 1,464 photos, put `trainaug` there where you have it."""
-from mmengine.dataset import DefaultSampler
+from mmengine.config import read_base
 
-from ovdense.data.collate import collate_detection
-from ovdense.data.label_maps import CropPatch, LoadLabelMap, PhotometricDistortion, RandomScale
-from ovdense.data.samplers import ResumableInfiniteSampler
+with read_base():
+    from .crops_512 import crops, test_evaluator, train_dataloader, val_dataloader, val_evaluator, whole
+
 from ovdense.data.segmentation import VocSegmentation
-from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge
-from ovdense.evaluation.segmentation import SemanticMetric
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=ResumableInfiniteSampler, shuffle=True),
-    collate_fn=dict(type=collate_detection),
-    dataset=dict(
-        type=VocSegmentation,
-        split_file="VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
-        transforms=[
-            dict(type=LoadImage),
-            dict(type=LoadLabelMap),
-            dict(type=RandomScale, scale=(2048, 512), ratio_range=(0.5, 2.0)),
-            dict(type=CropPatch, size_hw=(512, 512), max_share=0.75),
-            dict(type=RandomFlip, prob=0.5),
-            dict(type=PhotometricDistortion),
-            dict(type=PackDetection),
-        ],
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
-    collate_fn=dict(type=collate_detection),
-    dataset=dict(
-        type=VocSegmentation,
-        split_file="VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
-        test_mode=True,
-        transforms=[
-            dict(type=LoadImage),
-            dict(type=ResizeShortestEdge, short_sides=(512,), max_size=2048),
-            dict(type=LoadLabelMap),
-            dict(type=PackDetection),
-        ],
-    ),
-)
+train_dataloader.dataset = dict(type=VocSegmentation, split_file="VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt", transforms=crops)
+val_dataloader.dataset = dict(type=VocSegmentation, split_file="VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", test_mode=True, transforms=whole)
 test_dataloader = val_dataloader
-val_evaluator = [dict(type=SemanticMetric)]
-test_evaluator = val_evaluator
