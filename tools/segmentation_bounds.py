@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ovdense.registry import DATASETS, MODELS
 
         cfg = configure(args)
-        model, dataset = MODELS.build(cfg.model), DATASETS.build(cfg.test_dataloader.dataset)
-        if not isinstance(model, TrainingFreeSegmenter):
+        model = MODELS.build(cfg.model)
+        if not isinstance(model, TrainingFreeSegmenter):  # said before any data is made
             raise ValueError(f"{args.config} must be of a segmenter that is not trained, got {type(model).__name__}")
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
     with clean_run_errors():
         model.set_vocabulary(dataset.vocabulary)
         rows = measure(model, dataset, args.first)

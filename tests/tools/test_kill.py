@@ -25,6 +25,7 @@ def kill_test(folder, *arguments: str) -> dict[str, dict]:
     return {row["job"]: row for row in json.loads(out.read_text())["jobs"]}
 
 
+@pytest.mark.slow
 def test_kills__nothing_is_lost_and_the_bits_are_the_same(tmp_path, data):
     config = write_method(tmp_path, "denseclip", "killed")
     rows = kill_test(tmp_path, "--train", str(config), "--index", "--support", "--kills", "4", "--disk-full", "1", "--steps", "3", "--workers", "0", "2",
