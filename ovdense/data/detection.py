@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from ovdense.data.annotations import AnnotationTable, InvalidBoxes, near, read_coco, read_voc
 from ovdense.data.masks import decode_masks
+from ovdense.data.passes import DrawnDataset
 from ovdense.data.roots import below_data_root, data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
@@ -23,7 +23,7 @@ Prompt = Literal["names", "descriptions", "texts"]
 VocabularyLike = Vocabulary | str | Path | Sequence[str] | None
 
 
-class DetectionDataset(Dataset):
+class DetectionDataset(DrawnDataset):
     """Images with boxes of the classes of a vocabulary.
 
     `ann_file` and `image_prefix` (the folder that the file names in it are relative to) are relative to the data root:
@@ -150,9 +150,7 @@ class DetectionDataset(Dataset):
         return np.unique(self._labels[rows][self._target[rows]]).tolist()
 
     def __getitem__(self, index: int) -> dict:
-        draw, i = divmod(int(index), len(self))
-        if draw < 0:
-            raise IndexError(f"an index must be at least 0, got {index}")
+        draw, i = self.draw_and_index(index)
         info, rows = self.image_info(i), self._rows(i)
         is_target = self._target[rows]
         labels = self._labels[rows]

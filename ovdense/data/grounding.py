@@ -16,13 +16,14 @@ from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
 from ovdense.data.detection import require_images
 from ovdense.data.grounding_captions import nouns_of_phrases
 from ovdense.data.masks import decode_masks, encode_segmentation
+from ovdense.data.passes import DrawnDataset
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import Vocabulary
 
 
 @DATASETS.register_module()
-class GroundingDetection(Dataset):
+class GroundingDetection(DrawnDataset):
     """Images with a caption and boxes, each of a phrase of it; for training.
 
     Files are in MDETR's form (`compat.grounding`), ODVG JSON lines (.jsonl), or captions with phrase spans (`compat.grounding_forms`).
@@ -115,9 +116,7 @@ class GroundingDetection(Dataset):
         return {"image_id": image["id"], "file_name": image["file_name"], "path": str(self._folder / self._paths[i]), "size_hw": size_hw}
 
     def __getitem__(self, index: int) -> dict:
-        draw, n = divmod(int(index), len(self))
-        if draw < 0:
-            raise IndexError(f"an index must be at least 0, got {index}")
+        draw, n = self.draw_and_index(index)
         i = int(self._served[n])
         info, image, rows = self.image_info(n), self._images[i], slice(int(self._starts[i]), int(self._starts[i + 1]))
         boxes = self._boxes[rows].copy()
@@ -254,7 +253,7 @@ class ShapesPhraseGrounding(PhraseGroundingDetection):
 
 
 @DATASETS.register_module()
-class MixedDataset(Dataset):
+class MixedDataset(DrawnDataset):
     """Several data sets as one, `repeats[n]` times each in every pass; a repeat draws its augmentation anew.
 
     Each part has its own transforms; all samples must end alike (PackDetection).
@@ -278,13 +277,12 @@ class MixedDataset(Dataset):
         return (part, *divmod(within, len(self.datasets[part])))
 
     def get_cat_ids(self, index: int) -> list[int]:
+        """Return the classes of an image as its own data set has them, under numbers that no other part uses: each part counts its own."""
         part, _, inner = self._where(index)
-        return self.datasets[part].get_cat_ids(inner)
+        return [k * len(self.datasets) + part for k in self.datasets[part].get_cat_ids(inner)]
 
     def __getitem__(self, index: int) -> dict:
-        draw, n = divmod(int(index), len(self))
-        if draw < 0:
-            raise IndexError(f"an index must be at least 0, got {index}")
+        draw, n = self.draw_and_index(index)
         part, repeat, inner = self._where(n)
         dataset = self.datasets[part]
         return dataset[inner + len(dataset) * (draw * self.repeats[part] + repeat)]

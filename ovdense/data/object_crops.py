@@ -3,9 +3,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ovdense.compat.images import BrokenImage
+from ovdense.data.passes import DrawnDataset
 from ovdense.data.transforms import read_image, resize_image
 from ovdense.registry import DATASETS
 from ovdense.structures import ClassEntry
@@ -21,7 +21,7 @@ def describe_object(entry: ClassEntry, rng: np.random.Generator, keep: float = 1
 
 
 @DATASETS.register_module()
-class ObjectCrops(Dataset):
+class ObjectCrops(DrawnDataset):
     """Each target box of `dataset` as a square picture of `image_px` pixels with a caption.
 
     The window is centred on the box, its side `margin` times the box's longer one (at least `min_side` pixels of the photo),
@@ -68,7 +68,7 @@ class ObjectCrops(Dataset):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict:
-        draw, i = divmod(int(index), len(self))
+        draw, i = self.draw_and_index(index)
         rng = np.random.default_rng([self.seed, draw, i])
         y, x = rng.integers(self._pictures.shape[1] - self.image_px + 1, size=2)
         image = self._pictures[i, y : y + self.image_px, x : x + self.image_px]

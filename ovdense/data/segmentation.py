@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
 
 from ovdense.compat.images import BrokenImage
 from ovdense.compat.voc import image_ids, split_names
 from ovdense.data.annotations import near, read_json
 from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, as_vocabulary, require_images
 from ovdense.data.masks import paint
+from ovdense.data.passes import DrawnDataset
 from ovdense.data.roots import below_data_root, data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS
 from ovdense.structures import IGNORE_LABEL, ClassEntry, Vocabulary
@@ -26,7 +26,7 @@ from ovdense.text.vocabulary import load_vocabulary, with_descriptions
 BACKGROUND = ClassEntry(name="background", is_background=True)
 
 
-class SemanticDataset(Dataset):
+class SemanticDataset(DrawnDataset):
     """Photos with label maps of the classes of a vocabulary; the base of the classes below.
 
     `vocabulary`: the classes asked for, in order, each a class of the data set (None: all of them); a bare name takes the data
@@ -68,7 +68,7 @@ class SemanticDataset(Dataset):
                 step.bind(self.vocabulary)
 
     def values(self, index: int) -> np.ndarray:
-        """Return (H, W) uint8 as the data set says it, before classes are matched."""
+        """Return (H, W) unsigned integers as the data set says it, before classes are matched."""
         raise NotImplementedError
 
     def label_map(self, index: int) -> np.ndarray:
@@ -84,9 +84,7 @@ class SemanticDataset(Dataset):
         return {"image_id": self._ids[index], "file_name": self._names[index], "path": str(path), "size_hw": image_size(path)}
 
     def __getitem__(self, index: int) -> dict:
-        draw, i = divmod(int(index), len(self))
-        if draw < 0:
-            raise IndexError(f"an index must be at least 0, got {index}")
+        draw, i = self.draw_and_index(index)
         info = self.image_info(i)
         sample = {
             **info,
@@ -165,7 +163,7 @@ def known_classes(classes: Mapping[int, str] | str | Path | Sequence[str], first
 
 
 def _class_of_value(vocabulary: Vocabulary, known: Mapping[int, ClassEntry], dataset: str) -> np.ndarray:
-    """Return (256,) uint8: the class of each pixel value, IGNORE_LABEL for values of no asked class."""
+    """Return (V,) uint8, V at least 256: the class of each pixel value, IGNORE_LABEL for values of no asked class."""
     names = list(dict.fromkeys(entry.name for entry in known.values()))
     unknown = [n for n in vocabulary.names if n not in names]
     if unknown:
@@ -173,8 +171,8 @@ def _class_of_value(vocabulary: Vocabulary, known: Mapping[int, ClassEntry], dat
         raise ValueError(f"{dataset}: every class of the vocabulary must be one of the {len(names)} of the label files, but {len(unknown)} are not: {listed}; "
                          "write the names as the data set does")
     if len(vocabulary) > IGNORE_LABEL:
-        raise ValueError(f"a label map holds at most {IGNORE_LABEL} classes, got {len(vocabulary)}")
-    table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+        raise ValueError(f"a label map holds at most {IGNORE_LABEL} classes, got {len(vocabulary)}; ask for some of them: vocabulary=[...]")
+    table = np.full(max(256, *known) + 2, IGNORE_LABEL, dtype=np.uint8)
     asked = {name: k for k, name in enumerate(vocabulary.names)}
     for value, entry in known.items():  # several values may stand for one class
         table[value] = asked.get(entry.name, IGNORE_LABEL)
@@ -264,12 +262,13 @@ class _FromInstances(SemanticDataset):
     def values(self, index: int) -> np.ndarray:
         masks, labels = self._source.masks(index), self._source.annotations(index)["labels"]
         crowd = self._source.annotations(index)["crowd"]
-        return paint(masks, np.where(crowd, IGNORE_LABEL, labels + 1), self._source.image_info(index)["size_hw"], 0)
+        no_class = len(self._source.vocabulary) + 1
+        return paint(masks, np.where(crowd, no_class, labels + 1), self._source.image_info(index)["size_hw"], 0, np.uint32)
 
 
 @DATASETS.register_module()
 class CocoSegmentation(_FromInstances):
-    """Label maps of instance masks in COCO's or LVIS's form; crowds count for nothing. At most 254 categories."""
+    """Label maps of instance masks in COCO's or LVIS's form; crowds count for nothing. At most 255 classes may be asked for, the background among them."""
 
     def __init__(self, *, ann_file: str, image_prefix: str | None = None, data_root: str | None = None, background: bool = True,
                  vocabulary: VocabularyLike = None, description_file: str | None = None, prompt: Prompt = "names",

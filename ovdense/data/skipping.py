@@ -10,12 +10,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ovdense.compat.images import BrokenImage
+from ovdense.data.passes import DrawnDataset
 
 MOST_IN_A_ROW = 100
 _SALT = 0x0B0C  # a stream of random numbers apart from the augmentations'
 
 
-class SkipBroken(Dataset):
+class SkipBroken(DrawnDataset):
     """`dataset`, with a stand-in for each sample whose image or label file is broken or gone (BrokenImage, FileNotFoundError).
 
     An index means `index + len(dataset) * draw`, as for the datasets; the stand-in has the same `draw`. A sample (a dict) says under "broken"

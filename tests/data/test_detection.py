@@ -393,3 +393,7 @@ def test_shapes__reads_what_was_drawn(tmp_path, monkeypatch):
     assert len(ShapesDetection(split="train", shapes_seed=2)) == 4
     with pytest.raises(ValueError, match="split must be 'train' or 'val'"):
         ShapesDetection(split="test")
+
+
+def test_loop__is_one_pass(small):
+    assert [s["image_id"] for s in make(small)] == [1, 2] and len(list(make(small, test_mode=True))) == 3

@@ -112,3 +112,7 @@ def test_object_crops__leave_out_images_that_cannot_be_read(tmp_path):
         crops()
     left = crops(skip_broken=True)
     assert len(left) == 2 and len(left.broken) == 1 and "b.png" in left.broken[0]
+
+
+def test_skip_broken__a_loop_is_one_pass():
+    assert len(list(SkipBroken(Images()))) == 10
