@@ -11,6 +11,7 @@ import numpy as np
 
 from ovdense.data.published_names import build_published_names
 from ovdense.data.query_tools import Draws, Query, Spans, asked_boxes, possible_texts, shuffled, token_counter
+from ovdense.data.transforms import select_boxes
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.prompts import DESCRIPTION_PREFIX, SEPARATOR, DescriptionPiece, Span, description_piece, join_pieces, name_piece
@@ -327,7 +328,7 @@ class DescriptionQueries:
             query = build_description_query(rng, self.vocabulary, known, count, self.spec, near=self._near, names_only=names_only)
         caption, spans, keep = query
         sample.pop("positive_spans", None)
-        sample["boxes_xyxy"], sample["labels"] = sample["boxes_xyxy"][keep], labels[keep]
+        sample = select_boxes(sample, keep)
         sample["caption"], sample["positive_spans"] = caption, spans
         return sample
 

@@ -70,9 +70,9 @@ def decode_masks(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarra
     return np.ascontiguousarray(masks.transpose(2, 0, 1)).astype(bool)
 
 
-def paint(masks: np.ndarray, values: Sequence[int], size_hw: tuple[int, int], ground: int) -> np.ndarray:
-    """Return (H, W) uint8: each mask's value, small masks over large ones, `ground` where there is none."""
-    picture = np.full(size_hw, ground, dtype=np.uint8)
+def paint(masks: np.ndarray, values: Sequence[int], size_hw: tuple[int, int], ground: int, dtype: type = np.uint8) -> np.ndarray:
+    """Return (H, W): each mask's value, small masks over large ones, `ground` where there is none."""
+    picture = np.full(size_hw, ground, dtype=dtype)
     for n in np.argsort(-masks.sum((1, 2)), kind="stable"):
         picture[masks[n]] = values[n]
     return picture

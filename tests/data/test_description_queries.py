@@ -266,3 +266,21 @@ def test_query__only_negatives_holds_no_class_of_the_image():
         assert "thing 3," not in caption and "thing 7," not in caption
     with pytest.raises(ValueError, match="only_negatives must lie in 0..1"):
         QuerySpec(only_negatives=1.5)
+
+
+@pytest.mark.parametrize("names_only", [True, False])
+def test_transform__masks_and_flags_go_with_their_boxes(names_only):
+    transform, dropped = DescriptionQueries(prob_descriptions=0.0 if names_only else 1.0, num_pieces=1, only_negatives=0.3), 0
+    transform.bind(ANIMALS)
+    for seed in range(20):
+        labels = np.arange(3)
+        masks = np.zeros((3, 8, 8), dtype=bool)
+        masks[labels, labels] = True  # the mask of class k is row k
+        sample = {"rng": np.random.default_rng(seed), "labels": labels, "boxes_xyxy": np.array([[0, k, 8, k + 1] for k in labels], dtype=np.float32),
+                  "masks": masks, "final": labels / 10, "positive_spans": (((0, 1),),) * 3, "image": np.zeros((8, 8, 3), dtype=np.uint8), "image_id": 1,
+                  "file_name": "a.jpg", "original_size_hw": (8, 8)}  # fmt: skip
+        target = PackDetection()(transform(sample))["target"]
+        assert target.masks_NHW.float().argmax(1)[:, 0].tolist() == target.labels.tolist() == target.boxes_xyxy[:, 1].tolist()
+        assert target.final.tolist() == pytest.approx([k / 10 for k in target.labels.tolist()]) and len(target.positive_spans) == len(target.labels)
+        dropped += len(target.labels) < 3
+    assert dropped > 3

@@ -204,3 +204,36 @@ def test_paint__small_over_large():
 def test_vocabulary__more_classes_than_a_label_map_holds(folder):
     many = Vocabulary.of([f"c{k}" for k in range(254)])
     assert len(make(folder, classes=many.names).vocabulary) == 254
+
+
+def write_many_categories(folder, count: int) -> None:
+    """Write a file of `count` categories: a large object of category 1, a small one of the last on it, a crowd of category 2 in a corner."""
+    (folder / "photos").mkdir()
+    Image.new("RGB", (30, 20)).save(folder / "photos/1.png")
+    categories = [{"id": k + 1, "name": f"c{k + 1}"} for k in range(count)]
+    runs = {"size": [20, 30], "counts": [0, 40, 560]}  # the first two columns
+    things = [(1, [[0, 0, 30, 0, 30, 20, 0, 20]], 0), (count, [[10, 5, 20, 5, 20, 15, 10, 15]], 0), (2, runs, 1)]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 20, "width": 30}], "categories": categories,
+        "annotations": [{"id": n, "image_id": 1, "category_id": k, "bbox": [0, 0, 30, 20], "segmentation": s, "iscrowd": c}
+                        for n, (k, s, c) in enumerate(things)],
+    }  # fmt: skip
+    (folder / "ann.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("count", [3, 254, 255, 256, 300])
+def test_coco_label_maps__of_more_categories_than_a_byte_holds(tmp_path, count):
+    write_many_categories(tmp_path, count)
+    arguments = dict(ann_file="ann.json", image_prefix="photos", data_root=str(tmp_path))
+    found = CocoSegmentation(**arguments, vocabulary=[f"c{count}", "c1"])
+    picture = found.label_map(0)
+    assert picture.dtype == np.uint8 and picture[10, [0, 5, 15, 25]].tolist() == [IGNORE_LABEL, 1, 0, 1]
+    without = CocoSegmentation(**arguments, vocabulary=["c1"])
+    assert without.label_map(0)[10, [0, 5, 15, 25]].tolist() == [IGNORE_LABEL, 0, IGNORE_LABEL, 0], "an object that is not asked for hides what is below it"
+    if count > 254:
+        with pytest.raises(ValueError, match=f"holds at most 255 classes, got {count + 1}; ask for some"):
+            CocoSegmentation(**arguments)
+
+
+def test_loop__is_one_pass(folder):
+    assert [s["file_name"] for s in make(folder)] == ["a/1.png", "a/2.png"]
