@@ -4,6 +4,7 @@ images {id, file_name, height, width, caption}, where Flickr30k Entities has als
 found, each a list of spans), original_img_id and sentence_id; annotations {image_id, bbox (x, y, w, h), tokens_positive
 [[begin, end], ...], the characters of the caption that speak of the box}.
 """
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,13 @@ def annotation_place(path: Path, annotation: dict, n: int) -> str:
 
 def image_row(annotation: dict, row_of: dict[int, int], where: str) -> int:
     """Return the row of the annotation's image; ValueError for an unknown one."""
-    if not isinstance(annotation["image_id"], int | str) or annotation["image_id"] not in row_of:
-        raise ValueError(f"{where}: image_id {str(annotation['image_id'])[:40]} is not among the {len(row_of)} images of the file")
+    if not _is_id(annotation["image_id"]) or annotation["image_id"] not in row_of:
+        raise ValueError(f"{where}: image_id {repr(annotation['image_id'])[:40]} is not among the {len(row_of)} images of the file")
     return row_of[annotation["image_id"]]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def is_number(value: Any) -> bool:
@@ -65,6 +70,11 @@ def four_numbers(bbox: Any, where: str) -> list[float]:
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(v) for v in bbox):
         raise ValueError(f"{where}: bbox must be four numbers (x, y, width, height), got {str(bbox)[:80]}")
     return bbox
+
+
+def whole_words(phrase: str) -> re.Pattern[str]:
+    """Return what finds a phrase in a caption where it is words of their own ("man" not in "woman"), in any case and with any blanks between them."""
+    return re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, phrase.split())) + r"(?!\w)", re.IGNORECASE)
 
 
 def spans_of(given: Any, caption: str, where: str) -> Spans:
@@ -127,9 +137,10 @@ def _rows(images: Sequence[dict], path: Path) -> dict[int, int]:
     row_of: dict[int, int] = {}
     for n, image in enumerate(images):
         where = f"{path}: images, entry {str(image['id'])[:40]}"
-        if not isinstance(image["id"], int | str) or image["id"] in row_of:
-            what = "is there twice" if isinstance(image["id"], int | str) else "is no number and no text"
-            raise ValueError(f"{where}: the id {str(image['id'])[:40]} {what}; ids must be unique")
+        number = _is_id(image["id"])
+        if not number or image["id"] in row_of:
+            what = "is there twice" if number else "must be an integer"
+            raise ValueError(f"{where}: the id {repr(image['id'])[:40]} {what}; the ids of images must be unique integers")
         if not isinstance(image["caption"], str) or not image["caption"].strip():
             raise ValueError(f"{where}: the caption must hold a word, got {str(image['caption'])[:80]!r}")
         if not isinstance(image["file_name"], str) or not image["file_name"] or "\0" in image["file_name"]:

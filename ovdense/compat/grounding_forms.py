@@ -6,11 +6,12 @@ categories become a caption "cat. dog." Phrase spans: images [{"id", "file_name"
 [[begin, end], ...], "boxes": [[x, y, width, height], ...]}]}].
 """
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ovdense.compat.grounding import Span, is_number
+from ovdense.compat.grounding import Span, is_number, whole_words
 from ovdense.compat.json_text import loads
 
 
@@ -72,16 +73,14 @@ def _grounding(entry: Any, where: str) -> tuple[str, list[tuple[list[float], lis
 
 
 def _find(caption: str, phrase: Any, where: str) -> Iterator[Span]:
-    """Yield every place of the phrases (one, or a list) in the caption."""
+    """Yield every place of the phrases (one, or a list) in the caption: as words of their own, inside other words only where there is none."""
     found, texts = False, [phrase] if isinstance(phrase, str) else phrase or []
-    if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
+    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError(f"{where}: a region's phrase must be text, or a list of texts, none of them empty, got {str(phrase)[:80]!r}")
     for text in texts:
-        start = caption.lower().find(text.lower())
-        while start >= 0:
-            found = True
-            yield (start, start + len(text))
-            start = caption.lower().find(text.lower(), start + len(text))
+        places = [m.span() for m in whole_words(text).finditer(caption)] or [m.span() for m in re.finditer(re.escape(text), caption, re.IGNORECASE)]
+        found = found or bool(places)
+        yield from places
     if not found:
         raise ValueError(f"{where}: a region's phrase must occur in the caption, {str(phrase)[:80]!r} does not in {caption[:80]!r}; give tokens_positive")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovdense.compat.grounding import whole_words
 from ovdense.data.grounding_captions import GroundedCaption, GroundedQuery, GroundingSpec, build_original_query, kept_boxes
 from ovdense.data.grounding_descriptions import GroundingOutput, read_grounding_outputs
 from ovdense.data.grounding_nouns import build_noun_query
@@ -87,8 +88,7 @@ def _described_parts(rng: Draws, grounded: GroundedCaption) -> list[_Part]:
             named = rng.random() < 0.5
             if not phrase.strip() or set(plain(phrase).split()) & set(PEOPLE):
                 continue
-            words = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, phrase.split())) + r"(?!\w)", re.IGNORECASE)
-            found = [match.span() for match in words.finditer(grounded.caption, begin, end)]
+            found = [match.span() for match in whole_words(phrase).finditer(grounded.caption, begin, end)]
             boxes = [n for n, of_box in enumerate(grounded.spans) if any((p <= b and e <= q) or (b <= p and q <= e) for b, e in of_box for p, q in found)]
             if boxes:
                 head = f"{phrase.strip()}, " if named else ""

@@ -76,6 +76,9 @@ def test_grounding__images_of_two_sources(files):
     (lambda c: c["images"][1].pop("caption"), "images, entry 9: must have caption"),
     (lambda c: c["images"][1].update(caption="  "), "entry 9: the caption must hold a word"),
     (lambda c: c["images"][1].update(id=7), "id 7 is there twice"),
+    (lambda c: c["images"][1].update(id="9"), "entry 9: the id '9' must be an integer"),
+    (lambda c: c["images"][1].update(id=True), "the id True must be an integer"),
+    (lambda c: c["annotations"][1].update(image_id="7"), "entry 2: image_id '7' is not among"),
     (lambda c: c["annotations"][1].update(image_id=70), "entry 2: image_id 70 is not among"),
     (lambda c: c["annotations"][1].update(bbox=[1, 2, 3]), "entry 2: bbox must be four numbers"),
     (lambda c: c["annotations"][1].update(bbox=[1, 2, 0, 3]), "annotation 2"),
@@ -121,7 +124,8 @@ def test_mixed__every_repeat_draws_anew_and_a_pass_holds_each_as_often_as_asked(
     first, second = ([mixed[n + 7 * draw] for n in range(7)] for draw in (0, 1))
     assert first == [("a", 0, 0), ("a", 1, 0), ("a", 0, 1), ("a", 1, 1), ("b", 0, 0), ("b", 1, 0), ("b", 2, 0)]
     assert len({*first, *second}) == 14, "no sample is drawn twice with the same randomness"
-    assert [mixed.get_cat_ids(n)[0] for n in range(7)] == [0, 1, 0, 1, 0, 1, 2]
+    classes = [mixed.get_cat_ids(n)[0] for n in range(7)]
+    assert classes[:2] == classes[2:4] and len(set(classes)) == 5
     drawn = [mixed[i] for i, _ in zip(ResumableInfiniteSampler(mixed, seed=0), range(21))]
     assert np.unique([f"{d[0]}{d[1]}" for d in drawn], return_counts=True)[1].tolist() == [6, 6, 3, 3, 3]
 
@@ -188,3 +192,17 @@ def test_phrases__keep_boxes_that_samples_drop(files):
 def test_phrases__broken_lists_are_named(files, edit, said):
     with pytest.raises(ValueError, match=said):
         phrases_of(files(edit))
+
+
+def test_mixed__classes_of_different_parts_are_different():
+    """Class 0 of one part is rare and class 0 of the other is not: repeat factors must not add them up."""
+    mixed = MixedDataset(datasets=[Numbers("a", 3), MixedDataset(datasets=[Numbers("b", 2), Numbers("c", 2)])])
+    classes = [tuple(mixed.get_cat_ids(n)) for n in range(len(mixed))]
+    assert len(set(classes)) == 7 and all(type(k) is int for of_image in classes for k in of_image)
+
+
+def test_loop__is_one_pass(files):
+    data = dataset(files())
+    assert [s["image_id"] for s in data] == [7, 8] == [s["image_id"] for s in MixedDataset(datasets=[data])]
+    with pytest.raises(IndexError, match="at least 0, got -1"):
+        MixedDataset(datasets=[data])[-1]

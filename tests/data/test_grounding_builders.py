@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ovdense.compat.flickr_entities import read_sentences
+from ovdense.compat.grounding_forms import read_odvg
 from ovdense.data import grounding_builders as builders
 from ovdense.data.grounding import GroundingDetection, PhraseGroundingDetection
 from ovdense.data.transforms import LoadImage, PackDetection, RandomCrop, RandomFlip
@@ -162,6 +163,21 @@ def test_dataset__reads_odvg_lines(tmp_path):
     path.write_text(json.dumps(lines[0] | {"grounding": {"caption": "A cat", "regions": [{"phrase": "a dog", "bbox": [0, 0, 1, 1]}]}}))
     with pytest.raises(ValueError, match="'a dog' does not"):
         GroundingDetection(ann_file=str(path), image_prefix=str(tmp_path))
+
+
+@pytest.mark.parametrize(("caption", "phrase", "found"), [
+    ("A woman and a man", "man", ["man"]), ("A MAN and a man", "man", ["MAN", "man"]), ("two dogs", "dog", ["dog"]),
+    ("in \u0130stanbul a red  bus", "a red bus", ["a red  bus"]), ("\u0130\u0130 man", ["man"], ["man"]), ("the dog's tail", "'s", ["'s"]), ("a cat (black)", "(black)", ["(black)"]),
+])  # fmt: skip
+def test_odvg__phrases_are_words_of_their_own_where_they_can_be(tmp_path, caption, phrase, found):
+    regions = [{"phrase": phrase, "bbox": [1, 2, 11, 12]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"filename": "7.png", "height": 40, "width": 60, "grounding": {"caption": caption, "regions": regions}}))
+    assert [caption[b:e] for b, e in read_odvg(path)["annotations"][0]["tokens_positive"]] == found
+    regions[0]["phrase"] = " "
+    path.write_text(json.dumps({"filename": "7.png", "height": 40, "width": 60, "grounding": {"caption": caption, "regions": regions}}))
+    with pytest.raises(ValueError, match="none of them empty"):
+        read_odvg(path)
 
 
 def test_dataset__reads_phrase_spans(tmp_path):
