@@ -10,7 +10,7 @@ from ovdense.data.query_tools import Draws, Spans, token_counter
 from ovdense.registry import TRANSFORMS
 from ovdense.text.hard_negatives import KINDS, check_kinds, hard_negatives
 
-_SENTENCE = re.compile(r"[^.?!]*(?:[.?!]+|$)\s*")
+_SENTENCE = re.compile(r".*?(?:[.?!]+(?=\s|$)\s*|$)", re.DOTALL)
 _GAP = " "
 
 
@@ -43,8 +43,9 @@ def add_false_sentences(
     extra = altered_sentences(rng, parts, kinds)
     if not extra:
         return caption, tuple(spans)
-    if parts[-1] == parts[-1].rstrip() and parts[-1][-1] not in ".?!":
-        parts[-1] += "."
+    last = parts[-1].rstrip()
+    if not last.endswith((".", "?", "!")):
+        parts[-1] = f"{last}.{parts[-1][len(last):]}"
     spans, left = list(spans), num
     for text in extra:
         if left == 0:

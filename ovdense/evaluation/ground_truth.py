@@ -153,7 +153,7 @@ def area_of(annotation: dict) -> float:
 def load_voc_truth(split_file: Path) -> VocTruth:
     """Return a split of VOC: `split_file` is .../ImageSets/Main/NAME.txt, the XML files are in .../Annotations."""
     names = split_names(split_file)
-    folder = split_file.resolve().parents[2] / "Annotations"
+    folder = split_file.absolute().parents[2] / "Annotations"
     rows, boxes, classes, difficult = [], [], [], []
     for n, name in enumerate(names):
         path = folder / f"{name}.xml"

@@ -88,3 +88,11 @@ def test_transform__probability_and_errors():
     for wrong in (dict(num=0), dict(prob=1.5), dict(kinds=["colour of the sky"])):
         with pytest.raises(ValueError, match="must"):
             AddFalseSentences(**wrong)
+
+
+def test_add__a_point_inside_a_number_ends_no_sentence_and_a_trailing_blank_hides_no_end():
+    caption = "A 3.5 m long red boat lies left of a small dog "
+    assert sentences(caption) == [caption] and sentences("One dog. Two men?  A cat") == ["One dog. ", "Two men?  ", "A cat"]
+    for seed in range(10):
+        out, _ = add_false_sentences(np.random.default_rng(seed), caption, (), num=1, count=count)
+        assert len(sentences(out)) == 2 and all(s.rstrip().endswith(".") for s in sentences(out)) and out.count("3.5 m") == 2

@@ -101,3 +101,12 @@ def test_voc__truth_as_predictions_gives_100(data_root):
     assert metric.protocol["images"] == 37
     assert evaluate(metric, samples[::-1], classes)["voc/mAP"] == pytest.approx(100)
     assert evaluate(metric, [sample(i) for i in truth.image_ids], classes)["voc/mAP"] == 0
+
+
+def test_truth__of_a_linked_split_lies_where_the_data_set_looks(tmp_path):
+    """A link in a folder of one's own to a split elsewhere: the XML is that beside the link, as for `read_voc`."""
+    shared = write_voc(tmp_path / "shared", {"2007_000027": [("cat", (11, 11, 20, 20), False)]})
+    own = write_voc(tmp_path / "own", {"2007_000027": [("dog", (11, 11, 20, 20), False)]})
+    own.unlink()
+    own.symlink_to(shared)
+    assert load_voc_truth(own).class_names == ("dog",)
