@@ -15,19 +15,21 @@ from ovdense.structures import Vocabulary
 _LISTS = ("images", "annotations", "categories")
 _IMAGE = ("id", "file_name", "height", "width", "neg_category_ids", "not_exhaustive_category_ids")
 _OBJECT = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "attributes")
-_FLAGS = ("difficult", "truncated", "occluded")
+_FLAGS = ("difficult", "truncated", "occluded", "stuff")
 
 
 def read(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationSet:
     """Return the annotations of a COCO or LVIS v1 file; ValueError names the entry that breaks it.
 
-    `segmentation` may be missing or empty. COCO's "attributes" are read; "difficult", "truncated", "occluded" among them as what they are.
+    `segmentation` may be missing or empty. COCO's "attributes" are read; "difficult", "truncated", "occluded", "stuff" among them as what they are where
+    they are true, false, 1 or 0; with any other value ("partly") they are the user's own attributes.
     """
     content = read_json(path)
     categories = categories_of(content, path)
     images = entries_of(content, "images", path, ("id", "height", "width"))
     rows = {int(i): n for n, i in enumerate(unique_ids(images, "images", path))}
     annotations = entries_of(content, "annotations", path, ("id", "image_id", "category_id", "bbox"))
+    unique_ids(annotations, "annotations", path)
     check_images(images, categories, path)
     check_annotations(annotations, rows, categories, path)
     xywh = boxes_xywh(annotations, path).reshape(-1, 4)
@@ -63,11 +65,12 @@ def _thing(a: dict, name: str, box: tuple, size_hw: tuple[int, int], where: str)
     score = a.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
         raise ValueError(f"{where}: score must be a number, got {str(score)[:40]}")
+    stated = {flag: attributes[flag] for flag in _FLAGS if isinstance(attributes.get(flag), bool | int | float) and attributes[flag] in (0, 1)}
+    extra = {k: v for k, v in a.items() if k not in _OBJECT} | ({} if "iscrowd" in a else {"no iscrowd": True})
     return AnnotatedObject(
         name=name, box_xyxy=box, mask=_mask(a.get("segmentation"), size_hw, where), id=a["id"], crowd=bool(a.get("iscrowd", 0)), score=score,
-        attributes={k: v for k, v in attributes.items() if k not in _FLAGS and k != "stuff"},
-        **{flag: bool(attributes.get(flag, False)) for flag in _FLAGS}, stuff=bool(attributes.get("stuff", False)),
-        extra={"coco": {k: v for k, v in a.items() if k not in _OBJECT} | ({} if "iscrowd" in a else {"no iscrowd": True})})
+        attributes={k: v for k, v in attributes.items() if k not in stated}, **{flag: bool(value) for flag, value in stated.items()},
+        extra={"coco": extra, "coco flags": stated})
 
 
 def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Mask | None:
@@ -119,6 +122,7 @@ def _image_entry(image: AnnotatedImage, image_id: int, ids: dict[str, int]) -> d
 def _entry(thing: AnnotatedObject, object_id: int, image_id: int, class_id: int) -> dict[str, Any]:
     x1, y1, x2, y2 = thing.box_xyxy
     extra = dict(thing.extra.get("coco", {}))
+    stated = thing.extra.get("coco flags", {})  # as the file had them: false is said, too
     entry = {"id": object_id, "image_id": image_id, "category_id": class_id, "bbox": [_short(v) for v in (x1, y1, x2 - x1, y2 - y1)]}
     if thing.mask is not None:
         entry["segmentation"] = _segmentation(thing)
@@ -129,7 +133,8 @@ def _entry(thing: AnnotatedObject, object_id: int, image_id: int, class_id: int)
         entry["area"] = float(coco_mask.area(counts)) if counts else _short((x2 - x1) * (y2 - y1))
     if thing.score is not None:
         entry["score"] = thing.score
-    said = {**thing.attributes, **{flag: True for flag in (*_FLAGS, "stuff") if getattr(thing, flag)}}
+    flags = {flag: True for flag in _FLAGS if getattr(thing, flag)} | {flag: v for flag, v in stated.items() if v == getattr(thing, flag)}
+    said = {**flags, **thing.attributes}
     return {**entry, **extra, **({"attributes": said} if said else {})}
 
 

@@ -35,6 +35,11 @@ def read(path: Path, *, unknown: Unknown = "raise") -> AnnotationSet:
     if not files:
         raise ValueError(f"{path}: must hold LabelMe's JSON files, it has none")
     images = tuple(_image(read_json(f), f, root, unknown) for f in files)
+    first: dict[str, Path] = {}
+    for file, image in zip(files, images):
+        if first.setdefault(image.file_name, file) != file:
+            raise ValueError(f"{file}: the imagePath {image.file_name[:80]!r} is that of {first[image.file_name].name}, too; an image must have one JSON: "
+                             "join or remove one")
     listed = root / "labels.txt"
     names = [n.strip() for n in read_text(listed).splitlines()] if listed.is_file() else []
     seen = [o.name for image in images for o in image.objects]

@@ -30,7 +30,8 @@ def shapes_of(things: Sequence[AnnotatedObject]) -> Iterator[Shape]:
     """Yield the shapes of an image's objects; objects of several polygons get a group of their own."""
     fresh = max((thing.group for thing in things if thing.group is not None), default=0) + 1
     for thing in things:
-        facts = {key: getattr(thing, key) for key in ("score", "id", "occluded", *FLAGS) if getattr(thing, key) not in (None, False)}
+        facts = {key: getattr(thing, key) for key in ("score", "id", "occluded", *FLAGS)}
+        facts = {key: value for key, value in facts.items() if value is not None and value is not False}  # 0 is a fact
         if thing.mask is not None and not _same(thing.mask.box_xyxy(), thing.box_xyxy):
             facts["box_xyxy"] = list(thing.box_xyxy)
         common = dict(name=thing.name, facts=facts, attributes=thing.attributes, extra=thing.extra)
