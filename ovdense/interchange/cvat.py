@@ -2,7 +2,9 @@
 
 Score, id, crowd and the like are attributes of their label: CVAT shows and keeps them.
 """
+import contextlib
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ _ATTRIBUTES = ("label", "occluded", "source", "z_order", "group_id", "xtl", "ytl
 def read(path: Path, *, unknown: Unknown = "raise") -> AnnotationSet:
     """Return the annotations of a file (or FOLDER/annotations.xml) of "CVAT for images 1.1"; the labels are in the order of its head.
 
-    `unknown`: what to do with points, polylines, skeletons, cuboids and rotated boxes: "raise", or "drop" with a warning.
+    `unknown`: what to do with points, polylines, skeletons, cuboids and rotated boxes: "raise", or "drop" with a warning. Tags of whole images are left
+    out with a warning. Attributes named as what `write` says of an object (score, object_id, truncated, ...) are that if they can be, else the user's own.
     """
     path = path / "annotations.xml" if path.is_dir() else path
     if not path.is_file():
@@ -40,6 +43,9 @@ def read(path: Path, *, unknown: Unknown = "raise") -> AnnotationSet:
              for label in root.iterfind(".//labels/label") for a in label.iterfind("attributes/attribute")}
     names = [(label.findtext("name") or "").strip() for label in root.iterfind(".//labels/label")]
     images = tuple(_image(node, types, unknown, path) for node in root.iterfind("image"))
+    tags = [tag.get("label") or "" for tag in root.iterfind("image/tag")]
+    if tags:
+        warnings.warn(f"{path}: left out {len(tags)} tags of whole images ({', '.join(sorted(set(tags)))[:80]})", stacklevel=2)
     seen = [o.name for image in images for o in image.objects]
     names = [n for n in names if n]
     return AnnotationSet(classes=classes_in_order(names + sorted(set(seen) - set(names)) if names else [], seen, str(path)), images=images)
@@ -94,18 +100,30 @@ def _said(node: Element, label: str, types: Mapping[tuple[str, str], str], where
             facts[key] = numbers(text.split(","), f"{where}: box_xyxy")
             if len(facts[key]) != 4:
                 raise ValueError(f"{where}: box_xyxy must be four numbers, got {text[:80]!r}")
-        elif key in _FACTS:
-            facts[_FACTS[key]] = text == "true" if key in FLAGS else numbers([text], f"{where}: {key}")[0]
+        elif (fact := _fact(key, text)) is not None:
+            facts[_FACTS[key]] = fact
         elif kind == "checkbox":
             attributes[key] = text == "true"
+        elif kind == "number" and not text:
+            continue  # nobody filled it in
         elif kind == "number":
             value = numbers([text], f"{where}: {key}")[0]
             attributes[key] = int(value) if value == int(value) and "." not in text else value
         else:
             attributes[key] = text
-    if "id" in facts:
-        facts["id"] = int(facts["id"])
     return facts, attributes
+
+
+def _fact(key: str, text: str) -> Any:
+    """Return what an attribute says of its object if it has one of our names and a value of its kind; None: it is the user's own."""
+    if key in FLAGS:
+        return {"true": True, "false": False}.get(text)
+    if key == "object_id":
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+    if key == "score" and re.fullmatch(r"[-+0-9.eE]{1,40}", text):
+        with contextlib.suppress(ValueError):
+            return numbers([text], key)[0]
+    return None
 
 
 def _mask(node: Element, size_hw: tuple[int, int], where: str) -> Mask:

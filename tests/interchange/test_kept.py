@@ -46,3 +46,33 @@ def test_labelme__two_files_of_one_image(tmp_path):
         (tmp_path / name).write_text(json.dumps(_labelme()))
     with pytest.raises(ValueError, match="b.json: the imagePath 'a.jpg' is that of a.json, too"):
         read_annotations(tmp_path)
+
+
+def _cvat(folder, inner, *kinds):
+    """A CVAT file of one image; `kinds`: (attribute, its input_type) of the label."""
+    said = "".join(f"<attribute><name>{name}</name><input_type>{kind}</input_type></attribute>" for name, kind in kinds)
+    head = f"<annotations><meta><task><labels><label><name>cat</name><attributes>{said}</attributes></label></labels></task></meta>"
+    (folder / "given.xml").write_text(CVAT.format(inner).replace("<annotations>", head))
+    return folder / "given.xml"
+
+
+@pytest.mark.parametrize("name, kind, text, fact, attribute", [
+    ("truncated", "select", "partial", False, "partial"), ("difficult", "radio", "yes", False, "yes"), ("crowd", "select", "", False, ""),
+    ("truncated", "checkbox", "true", True, None), ("truncated", "checkbox", "false", False, None),
+    ("score", "select", "high", None, "high"), ("score", "number", "0.25", 0.25, None), ("score", "number", "", None, None),
+    ("object_id", "text", "A-7", None, "A-7"), ("object_id", "number", "7", 7, None), ("object_id", "number", "7.5", None, 7.5),
+    ("age", "number", "", None, None), ("age", "number", "3", None, 3),
+])
+def test_cvat__attributes_of_our_names_are_ours_only_if_they_can_be(name, kind, text, fact, attribute, tmp_path):
+    box = f"<box label='cat' xtl='1' ytl='2' xbr='9' ybr='9'><attribute name='{name}'>{text}</attribute></box>"
+    data = read_annotations(_cvat(tmp_path, box, (name, kind)))
+    write_annotations(data, tmp_path / "back.xml", "cvat")
+    for (thing,) in (data.objects(), read_annotations(tmp_path / "back.xml").objects()):
+        assert getattr(thing, {"object_id": "id"}.get(name, name), None) == fact
+        assert thing.attributes == ({} if attribute is None else {name: attribute})
+
+
+def test_cvat__tags_of_images_are_left_out_with_a_warning(tmp_path):
+    path = _cvat(tmp_path, "<tag label='night'/><tag label='blurred'/><box label='cat' xtl='1' ytl='2' xbr='9' ybr='9'/>")
+    with pytest.warns(UserWarning, match=r"given.xml: left out 2 tags of whole images \(blurred, night\)"):
+        assert len(list(read_annotations(path).objects())) == 1
