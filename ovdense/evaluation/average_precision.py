@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ovdense.evaluation.ground_truth import GroundTruth, area_of
+from ovdense.evaluation.ground_truth import GroundTruth, area_of, has_area
 from ovdense.evaluation.masks import Rle
 
 AREAS = ("", "s", "m", "l")
@@ -81,7 +81,7 @@ def precision_recall(
     are small or large. `max_dets` are caps per image *and class*, as in COCO; LVIS's cap per image over all classes must be applied before.
     `federated`: a detection of a class that is neither present in nor known to be absent from its image is dropped, and one that matches
     nothing of a class that is not exhaustively annotated there is ignored (LVIS, arXiv 1908.03195, section 3). As in the official tools,
-    crowds count in COCO only, and annotations marked "ignore" in LVIS only. `backend`: "hotcoco", or the slow references "pycocotools"
+    crowds count in COCO only, annotations marked "ignore" in LVIS only, and LVIS passes over annotations and detections of area 0. `backend`: "hotcoco", or the slow references "pycocotools"
     (COCO) and "lvis" (LVIS).
     """
     if (iou_type == "segm") != (rles is not None) or (rles is not None and len(rles) != len(detections)):
@@ -132,6 +132,7 @@ def _hotcoco(
     """Return precision (T, R, K, A, M) and recall (T, K, A, M) by hotcoco, without a Python object for each detection."""
     import hotcoco
 
+    annotations = [a for a in annotations if has_area(a)] if federated else annotations
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
     segmentation = {} if rles is None else {"segmentation": [a["segmentation"] for a in annotations]}
     dataset = hotcoco.COCO.from_arrays(
@@ -145,8 +146,10 @@ def _hotcoco(
         **segmentation,
     )
     if federated:
-        judged = judged_detections(images, annotations, detections)
-        detections, rles = detections[judged], None if rles is None else [rles[n] for n in judged.tolist()]
+        kept = judged_detections(images, annotations, detections)
+        sizes = detections[kept, 3] * detections[kept, 4] if rles is None else hotcoco.mask.area([rles[n] for n in kept.tolist()])
+        kept = kept[np.asarray(sizes) > 0]
+        detections, rles = detections[kept], None if rles is None else [rles[n] for n in kept.tolist()]
     rows = np.ascontiguousarray(detections, dtype=np.float64)
     predicted = dataset.load_res(rows) if rles is None else dataset.load_res(rows, segmentation=list(rles))
     if rles:

@@ -19,7 +19,7 @@ from ovdense.evaluation.average_precision import (
     top_per_class,
 )
 from ovdense.evaluation.base import DetectionMetric
-from ovdense.evaluation.ground_truth import GroundTruth, load_ground_truth, require_known
+from ovdense.evaluation.ground_truth import GroundTruth, has_area, load_ground_truth, require_known
 from ovdense.evaluation.masks import Rle
 from ovdense.evaluation.protocol import package_version
 from ovdense.evaluation.records import as_detections, detection_record, keep_only, masks_of
@@ -158,8 +158,8 @@ class CategoryMetric(DetectionMetric):
         name_of = {int(c): n for c, n in zip(self._category_ids, self._names)}
         objects = dict.fromkeys(name_of, 0)
         for a in self._truth.annotations:
-            if a["category_id"] in objects and a["image_id"] in image_ids and not (a.get("ignore") if self.federated else a.get("iscrowd")):
-                objects[a["category_id"]] += 1
+            if a["category_id"] in objects and a["image_id"] in image_ids:
+                objects[a["category_id"]] += (not a.get("ignore") and has_area(a)) if self.federated else not a.get("iscrowd")
         self.per_class = {name: {"objects": objects[c]} for c, name in name_of.items()}
         for kind, found in curves.items():
             for key, aps in (("AP", per_class_ap(found)), ("AP50", per_class_ap(found, 0))):
@@ -211,7 +211,7 @@ class LvisMetric(CategoryMetric):
         loaded = super()._load(path, names)
         self._row_of, label_of = {i: n for n, i in enumerate(loaded[1])}, {int(c): k for k, c in enumerate(self._category_ids)}
         self._judged_KN = np.zeros((len(names), len(loaded[1])), dtype=bool)
-        known = [(a["category_id"], a["image_id"]) for a in self._truth.annotations]
+        known = [(a["category_id"], a["image_id"]) for a in self._truth.annotations if has_area(a)]
         known += [(c, i["id"]) for i in self._truth.images for c in i["neg_category_ids"]]
         for category_id, image_id in known:
             if category_id in label_of:

@@ -150,6 +150,11 @@ def area_of(annotation: dict) -> float:
     return annotation["bbox"][2] * annotation["bbox"][3]
 
 
+def has_area(annotation: dict) -> bool:
+    """Return whether LVIS evaluates an annotation: the official tool takes those of positive, finite area alone."""
+    return 0 < area_of(annotation) < float("inf")
+
+
 def load_voc_truth(split_file: Path) -> VocTruth:
     """Return a split of VOC: `split_file` is .../ImageSets/Main/NAME.txt, the XML files are in .../Annotations."""
     names = split_names(split_file)

@@ -10,7 +10,7 @@ from ovdense.evaluation.masks import encode_segmentation, union_mask
 
 
 def fixture_of(content: dict, num_images: int, seed: int, *, federated: bool) -> dict:
-    """Return `num_images` images of a real file with some annotations made crowds (COCO) or ignored (LVIS), and some images emptied."""
+    """Return `num_images` images of a real file with some annotations made crowds (COCO) or ignored (LVIS) or of area 0, and some images emptied."""
     rng = np.random.default_rng(seed)
     images = content["images"][:num_images]
     emptied = {i["id"] for i in images if rng.random() < 0.1}
@@ -18,12 +18,12 @@ def fixture_of(content: dict, num_images: int, seed: int, *, federated: bool) ->
     annotations = []
     for n, a in enumerate((a for a in content["annotations"] if a["image_id"] in kept), 1):
         marked = {"ignore": int(rng.random() < 0.1)} if federated else {"iscrowd": int(a.get("iscrowd") or rng.random() < 0.05)}
-        annotations.append({**a, "id": n, **marked})
+        annotations.append({**a, "id": n, **marked, "area": a["area"] if rng.random() < 0.95 else 0})
     return {"images": images, "annotations": annotations, "categories": content["categories"]}
 
 
 def jittered(content: dict, seed: int, false_per_image: int, *, masks: bool) -> list[dict]:
-    """Return data samples: true objects moved, repeated and mislabelled, wrong ones, none in the last image; scores of one decimal: many ties."""
+    """Return data samples: true objects moved, repeated, mislabelled and flattened, wrong ones, none in the last image; scores of one decimal: many ties."""
     rng = np.random.default_rng(seed)
     used = sorted({a["category_id"] for a in content["annotations"]})
     label = {c["id"]: k for k, c in enumerate(content["categories"])}
@@ -41,8 +41,10 @@ def jittered(content: dict, seed: int, false_per_image: int, *, masks: bool) -> 
                 x, y, bw, bh = a["bbox"]
                 dx, dy = (rng.normal(0, 0.06, 2) * (bw, bh)).tolist()
                 k = label[a["category_id"]] if rng.random() < 0.85 else label[int(rng.choice(used))]
-                rows.append(((x + dx, y + dy, x + dx + bw * rng.uniform(0.9, 1.1), y + dy + bh), round(rng.random(), 1), k))
-                found.append(np.roll(truth, (int(dy), int(dx)), (0, 1)) if masks else None)
+                flat = rng.random() < 0.05
+                width = 0 if flat else bw * rng.uniform(0.9, 1.1)
+                rows.append(((x + dx, y + dy, x + dx + width, y + dy + bh), round(rng.random(), 1), k))
+                found.append(np.roll(truth, (int(dy), int(dx)), (0, 1)) & (not flat) if masks else None)
         for _ in range(0 if silent else false_per_image):
             x, y, bw, bh = rng.random(4) * (w - 20, h - 20, 120, 120)
             k = label[int(rng.choice(used))] if rng.random() < 0.7 else int(rng.integers(len(label)))

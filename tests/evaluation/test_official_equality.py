@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +78,7 @@ def test_official__fixed_ap_is_lvis_without_a_cap(data_root, tmp_path, cap):
 
 SIZE = 12
 PLACE = st.sampled_from([0, 1, 6])  # few places and sizes, so that boxes meet
-BOX = st.tuples(PLACE, PLACE, st.sampled_from([4, 5]), st.sampled_from([4, 5]))
+BOX = st.tuples(PLACE, PLACE, st.sampled_from([4, 5, 4, 5, 0]), st.sampled_from([4, 5]))  # width 0: area 0, an empty mask
 CLASS = st.sampled_from([0, 0, 0, 1, 2])
 OBJECT = st.tuples(BOX, CLASS, st.sampled_from([False, False, False, True]))  # box, class, crowd or ignored
 FOUND = st.tuples(BOX, CLASS, st.sampled_from([0.1, 0.5, 0.9]), st.booleans())  # box, class, score, its mask without a corner
@@ -130,6 +131,37 @@ def test_official__random_small_cases(tmp_path, metric_type, cases):
 
     check()
     assert len(seen) >= cases and len({v for v in seen if not math.isnan(v)}) > cases / 5, "the cases must differ, or their equality says nothing"
+
+
+FULL, FLAT = (1, 1, 4, 4), (6, 6, 0, 4)
+
+
+@pytest.mark.parametrize(("kind", "truth", "found", "why"), [
+    ("bbox", [FULL], [(FLAT, 0.9), (FULL, 0.8)], "a box without area is no detection"),
+    ("segm", [FULL], [(FLAT, 0.9), (FULL, 0.8)], "nor is an empty mask"),
+    ("bbox", [FULL, FLAT], [(FULL, 0.8)], "an object of area 0 is not to be found"),
+    ("segm", [FULL, FLAT], [(FULL, 0.8)], "nor is its mask"),
+])  # fmt: skip
+def test_lvis__what_has_no_area_is_not_evaluated(tmp_path, kind, truth, found, why):
+    content, samples = small_set([([(b, 0, False) for b in truth], [(b, 0, s, False) for b, s in found], [], [])])
+    content["annotations"].append({**content["annotations"][0], "id": 9, "category_id": 2, "area": 0})  # class b: no object that counts
+    samples[0]["pred_instances"]["labels"] = torch.zeros(len(found), dtype=torch.int64)
+    path = write(tmp_path / "ann.json", content)
+    metric = LvisMetric(ann_file=path, iou_types=kind, results_file=tmp_path / "found.json")
+    got = evaluate(metric, samples, "abc")
+    assert got[f"lvis/{kind}_AP"] == pytest.approx(100), why
+    assert [metric.per_class[name]["objects"] for name in "abc"] == [1, 0, 0]
+    file = tmp_path / ("found.json" if kind == "bbox" else "found.segm.json")
+    official = official_numbers(path, file, kind, federated=True, cap=300)
+    assert {n: got[f"lvis/{kind}_{n}"] for n in official} == pytest.approx(official, abs=1e-6, nan_ok=True)
+
+
+def test_lvis__a_class_whose_only_object_has_no_area_is_not_judged(tmp_path):
+    content, samples = small_set([([(FULL, 0, False), (FLAT, 1, False)], [(FULL, 1, 0.9, False)], [], [])])
+    metric = LvisMetric(ann_file=write(tmp_path / "ann.json", content))
+    metric.dataset_meta = {"classes": ("a", "b", "c")}
+    metric.process(None, samples)
+    assert not len(metric.results[0]["scores"]), "neither present nor known to be absent: it counts neither for nor against"
 
 
 # ---- what is refused, and files
