@@ -81,8 +81,8 @@ def precision_recall(
     are small or large. `max_dets` are caps per image *and class*, as in COCO; LVIS's cap per image over all classes must be applied before.
     `federated`: a detection of a class that is neither present in nor known to be absent from its image is dropped, and one that matches
     nothing of a class that is not exhaustively annotated there is ignored (LVIS, arXiv 1908.03195, section 3). As in the official tools,
-    crowds count in COCO only, annotations marked "ignore" in LVIS only, and LVIS passes over annotations and detections of area 0. `backend`: "hotcoco", or the slow references "pycocotools"
-    (COCO) and "lvis" (LVIS).
+    crowds count in COCO only, annotations marked "ignore" in LVIS only, and LVIS passes over annotations and detections of area 0.
+    `backend`: "hotcoco", or the slow references "pycocotools" (COCO) and "lvis" (LVIS).
     """
     if (iou_type == "segm") != (rles is not None) or (rles is not None and len(rles) != len(detections)):
         raise ValueError(f"{iou_type} needs {'a mask of each detection' if iou_type == 'segm' else 'no masks'}, got {None if rles is None else len(rles)}")
