@@ -1,10 +1,11 @@
-"""Reading image files that come without annotations: upright, as RGB, with clear errors; and writing pictures, whole or not at all."""
+"""Reading image files: upright, as RGB, with clear errors; and writing pictures, whole or not at all."""
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ovdense.compat.atomic import atomic_write
 
@@ -28,7 +29,7 @@ def load_image(image: ImageLike) -> np.ndarray:
             raise ValueError(f"an image array must be uint8 of shape (H, W, 3), RGB, got {image.dtype} {image.shape}")
         return image
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     if isinstance(image, str | Path):
         if str(image).startswith(("http://", "https://")):
             raise ValueError(f"an image must be a file of this machine, nothing is fetched, got {image}; download it first")
@@ -69,10 +70,49 @@ def decode_upright(content: bytes, path: str | Path) -> np.ndarray:
     """Return the image that a file's `content` holds, as `read_upright`; `path` is for the message of BrokenImage."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(upright(picture))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         said = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BrokenImage(f"{path} cannot be read as an image: {said}") from None
+
+
+_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # fmt: skip
+_PNG_NOTES = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # without one of them a PNG has no orientation
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation: 1 upright, or there is none that can be read, as viewers have it; 3 upside down; 5 to 8 lying on a side."""
+    try:
+        found = picture.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return the picture turned as its EXIF orientation says. Every reader of pixels goes through this, as viewers and tools for annotation do."""
+    picture.load()  # a PNG's may stand after the pixels, and a TIFF is turned by Pillow itself
+    turn = orientation(picture)
+    return picture if turn == 1 else picture.transpose(_UPRIGHT[turn])
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Return the (height, width) of a file as `upright` shows it, from its head where it is not turned; errors as from PIL.Image.open."""
+    with Image.open(path) as picture:
+        noted = picture.format != "PNG" or any(note in Path(path).read_bytes() for note in _PNG_NOTES)
+        shown = upright(picture) if noted and orientation(picture) > 1 else picture
+        return shown.height, shown.width
+
+
+def stored_size_note(path: str | Path, size_hw: tuple[int, int]) -> str:
+    """Return why a file has not the size that its annotations say: "" or, where it has that size as stored, that they were made on the stored pixels."""
+    with Image.open(path) as picture:
+        stored, turn = (picture.height, picture.width), orientation(picture)
+    if turn == 1 or stored != tuple(size_hw):
+        return ""
+    return (f"the file's annotations were made on the stored pixels, but its EXIF orientation is {turn} and images are read upright, as viewers show them: "
+            "take the orientation out of the file, or turn the annotations")  # fmt: skip
 
 
 def write_picture(path: str | Path, image: np.ndarray, **how: Any) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from ovdense.compat.d3 import asked_ids, read_d3, read_d3_info
+from ovdense.compat.images import upright_size
 from ovdense.compat.omnilabel import read_omnilabel
 from ovdense.data.annotations import AnnotationTable, InvalidBoxes, check_boxes
 from ovdense.data.detection import DetectionDataset, Prompt
@@ -162,10 +162,9 @@ class D3Detection(DescribedDetection):
 
 
 def _size_of(path: Path, ann_file: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file, from its header."""
+    """Return (height, width) of an image file, upright."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        return upright_size(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{ann_file} lists the image {path}, which is missing; image_prefix must be the folder that file names are relative to"

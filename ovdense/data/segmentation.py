@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ovdense.compat.images import BrokenImage
+from ovdense.compat.images import BrokenImage, stored_size_note, upright, upright_size
 from ovdense.compat.voc import image_ids, split_names
 from ovdense.data.annotations import near, read_json
 from ovdense.data.detection import CocoDetection, Prompt, ShapesDetection, VocabularyLike, as_vocabulary, require_images
@@ -108,21 +108,20 @@ def _told(asked: Vocabulary | None, known: Mapping[int, ClassEntry]) -> Vocabula
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) from the file's head; BrokenImage for what is no image."""
+    """Return (height, width) of a photo, upright; BrokenImage for what is no image."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        return upright_size(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenImage(f"{path}: must be a whole image file, could not be read: {error}") from None
 
 
-def read_values(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """Return a label PNG as (H, W) uint8: palette indices or grey values. ValueError for colours, 16 bits, or another size than the photo's."""
+def read_values(path: Path, size_hw: tuple[int, int], photo: Path | None = None) -> np.ndarray:
+    """Return a label PNG as (H, W) uint8: palette indices or grey values. ValueError for colours, 16 bits, or another size than the photo's, upright."""
     try:
         with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
+            mode, values = picture.mode, np.asarray(upright(picture))
     except FileNotFoundError:
         raise FileNotFoundError(f"the label file {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -130,7 +129,8 @@ def read_values(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     if mode not in ("P", "L"):
         raise ValueError(f"{path}: a label file must have one number of 8 bits a pixel (palette or grey), got an image of mode {mode}; convert it first")
     if values.shape != tuple(size_hw):
-        raise BrokenImage(f"{path}: must have its photo's size {tuple(size_hw)} (height, width), got {values.shape}; do photo and labels belong together?")
+        why = (stored_size_note(photo, values.shape) if photo else "") or "do photo and labels belong together?"
+        raise BrokenImage(f"{path}: must have its photo's size {tuple(size_hw)} (height, width), got {values.shape}; {why}")
     return values
 
 
@@ -208,7 +208,8 @@ class VocSegmentation(SemanticDataset):
                          test_mode=test_mode, first=first, seed=seed)
 
     def values(self, index: int) -> np.ndarray:
-        return read_values(self._label_folder / f"{self._stems[index]}.png", image_size(self._paths[index]))
+        photo = self._paths[index]
+        return read_values(self._label_folder / f"{self._stems[index]}.png", image_size(photo), photo)
 
 
 @DATASETS.register_module()
@@ -244,7 +245,8 @@ class FolderSegmentation(SemanticDataset):
                          test_mode=test_mode, first=first, seed=seed)
 
     def values(self, index: int) -> np.ndarray:
-        return read_values(self._labels / f"{self._stems[index]}{self._label_suffix}", image_size(self._paths[index]))
+        photo = self._paths[index]
+        return read_values(self._labels / f"{self._stems[index]}{self._label_suffix}", image_size(photo), photo)
 
 
 class _FromInstances(SemanticDataset):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ovdense.compat.images import BrokenImage, to_rgb
+from ovdense.compat.images import BrokenImage, stored_size_note, to_rgb, upright
 from ovdense.registry import TRANSFORMS
 from ovdense.structures import ImageTarget
 
@@ -43,13 +43,13 @@ def resize_image(image: np.ndarray, size_hw: tuple[int, int], resample: str = "b
 
 
 def read_image(path: str) -> np.ndarray:
-    """Return the file as (H, W, 3) uint8 RGB, as stored: EXIF rotation is not applied, since boxes are drawn on the raw pixels.
+    """Return the file as (H, W, 3) uint8 RGB, upright: with its EXIF rotation applied, as the tools show it in which boxes are drawn.
 
     FileNotFoundError or BrokenImage (a ValueError) name a file that is missing, is no image, or is cut short.
     """
     try:
         with Image.open(path) as picture:
-            return to_rgb(picture)
+            return to_rgb(upright(picture))
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -122,7 +122,7 @@ class LoadImage:
         if image.shape[:2] != tuple(sample["original_size_hw"]):
             raise BrokenImage(
                 f"{sample['path']}: must be {sample['original_size_hw'][0]} x {sample['original_size_hw'][1]} (height x width) as its annotations say, "
-                f"got {image.shape[0]} x {image.shape[1]}; is this the right file?"
+                f"got {image.shape[0]} x {image.shape[1]}; {stored_size_note(sample['path'], sample['original_size_hw']) or 'is this the right file?'}"
             )
         return clip_boxes(sample, min_size=1e-3)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.images import upright
 from ovdense.compat.weights import weights_fingerprint
 from ovdense.structures import ClassEntry
 from ovdense.support.masks import SupportMasks, erode, masks_from_heat, masks_from_instances, spread_heat
@@ -46,13 +47,13 @@ class FolderMasks:
         height, width = image.shape[:2]
         for base in (self.folder / support.path.parent.name, self.folder):
             if (base / f"{support.path.stem}.png").is_file():
-                numbers = np.asarray(Image.open(base / f"{support.path.stem}.png"))
+                numbers = np.asarray(upright(Image.open(base / f"{support.path.stem}.png")))
                 if numbers.ndim != 2:
                     raise ValueError(f"{base / support.path.stem}.png must have one instance number a pixel, got an image of shape {numbers.shape}")
                 masks = [numbers == n for n in np.unique(numbers) if n]
                 break
             if (base / support.path.stem).is_dir():
-                masks = [np.asarray(Image.open(p).convert("L")) > 0 for p in sorted((base / support.path.stem).glob("*.png"))]
+                masks = [np.asarray(upright(Image.open(p)).convert("L")) > 0 for p in sorted((base / support.path.stem).glob("*.png"))]
                 break
         else:
             masks = []
@@ -191,7 +192,7 @@ def _mask_of(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"the mask of a support image must be an existing file, got {path}")
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("L")) > 0
+            return np.asarray(upright(picture).convert("L")) > 0
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} must be the mask of a support image, cannot be read: {error}") from None
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ovdense.data.collate import collate_detection
 from ovdense.data.detection import CocoDetection, LvisDetection, ShapesDetection, VocDetection
@@ -397,3 +398,24 @@ def test_shapes__reads_what_was_drawn(tmp_path, monkeypatch):
 
 def test_loop__is_one_pass(small):
     assert [s["image_id"] for s in make(small)] == [1, 2] and len(list(make(small, test_mode=True))) == 3
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_turned_photos__boxes_lie_on_what_viewers_show(tmp_path, turn):
+    """A red thing at the upper left of the upright photo of 40 x 60, stored as the camera held it."""
+    folder = write_dataset(tmp_path, small_content())
+    shown = np.zeros((40, 60, 3), dtype=np.uint8)
+    shown[5:15, 10:30] = 255, 0, 0  # annotation 11
+    stored = np.rot90(shown, 2 if turn == 3 else 1)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(np.ascontiguousarray(stored)).save(folder / "images/1.png", exif=exif)
+    sample = make(folder, transforms=LOAD)[0]
+    x1, y1, x2, y2 = sample["target"].boxes_xyxy[sample["target"].labels == 2][0].int().tolist()
+    assert (sample["image"][:, y1:y2, x1:x2].float().mean((1, 2)) == torch.tensor([255.0, 0, 0])).all()
+    if turn == 6:
+        content = small_content()
+        content["images"][0].update(height=60, width=40)
+        (folder / "ann.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="1.png: must be 60 x 40 .*got 40 x 60; the file's annotations were made on the stored pixels.*orientation is 6"):
+            make(folder, transforms=LOAD)[0]

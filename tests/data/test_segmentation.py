@@ -237,3 +237,18 @@ def test_coco_label_maps__of_more_categories_than_a_byte_holds(tmp_path, count):
 
 def test_loop__is_one_pass(folder):
     assert [s["file_name"] for s in make(folder)] == ["a/1.png", "a/2.png"]
+
+
+def test_folder__turned_photos_and_their_labels(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = folder / "photos/a/1.png"
+    Image.fromarray(np.rot90(np.asarray(Image.open(path))).copy()).save(path, exif=exif)
+    data = make(folder)
+    assert data.image_info(0)["size_hw"] == (20, 30) and data.label_map(0)[0, ::10].tolist() == [0, 1, 2], "labels of the upright photo"
+    values = np.asarray(Image.open(folder / "labels/a/1_l.png"))
+    Image.fromarray(np.rot90(values).copy()).save(folder / "labels/a/1_l.png")
+    with pytest.raises(ValueError, match="1_l.png: must have its photo's size .20, 30.*annotations were made on the stored pixels.*orientation is 6"):
+        data.label_map(0)
+    Image.fromarray(np.rot90(values).copy()).save(folder / "labels/a/1_l.png", exif=exif)
+    assert (data.values(0) == values).all(), "labels that are turned as their photo is"
