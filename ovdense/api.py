@@ -23,6 +23,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from ovdense import zoo
+from ovdense.compat.devices import usable_device
 from ovdense.compat.images import ImageLike, image_files, is_folder, load_image
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.image_cache import ImageFeatureCache
@@ -88,14 +89,11 @@ def load_model(config: str | Path | Config, checkpoint: str | Path | None = None
     else it has is printed, and nothing in it can run code. A file of tools/fold_vocabulary.py brings its vocabulary along.
     """
     cfg = config if isinstance(config, Config) else load_config(config)
+    device = usable_device(device)
     if "model" not in cfg:
         raise ValueError(f"the config {cfg.filename or ''} must have `model`, it has {sorted(cfg.keys())[:8]}")
     model = _build(cfg["model"], checkpoint)
     model.cfg = cfg
-    if device is None:
-        from mmengine.device import get_device
-
-        device = get_device()
     return model.to(device).eval()
 
 
@@ -131,6 +129,7 @@ def load(name_or_config: str | Path | Config, weights: str | Path | None = None,
         weights = zoo.run_folder(name_or_config)
     if weights is None:
         _require_no_weights(cfg, options)
+    device = usable_device(device)
     sam = SamMasks(masks, device=device) if isinstance(masks, str | Path) else masks  # a wrong file is said before the model is built
     return OpenVocabPredictor(load_model(cfg, None if weights == "random" else weights, device), precision=precision, masks=sam)
 

@@ -34,6 +34,11 @@ def clean_errors() -> Iterator[None]:
         yield
     except _SPOKEN as error:
         _end(str(error))
+    except NotImplementedError as error:  # what a model cannot do, said by this package
+        message = _own_message(error)
+        if not message:
+            raise
+        _end(message)
     except _TERSE as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         if isinstance(error, KeyError) and " " in str(message).strip():  # a sentence, which says it all
@@ -90,6 +95,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def configure(args: argparse.Namespace) -> Config:
     """Return the config of `args.config` with the shared flags applied; sets OVDENSE_DATA and joins a distributed run."""
     from ovdense.api import load_config
+    from ovdense.zoo import config_path
 
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
@@ -102,7 +108,7 @@ def configure(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+        cfg.work_dir = str(Path("work_dirs") / config_path(args.config).stem)  # of a short name's config, where others look for its weights
     if args.launcher != "none":
         join_processes(cfg)
         atexit.register(leave_processes)

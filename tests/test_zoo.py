@@ -46,3 +46,15 @@ def test_config_path__names_files_and_configs_from_any_folder(tmp_path, monkeypa
     assert zoo.config_path("mine.py") == Path("mine.py") and zoo.card_of("mine.py") is None
     with pytest.raises(FileNotFoundError, match="desco_lvis.py"):
         zoo.config_path("configs/desco_lvsi.py")
+
+
+def test_work_dir__of_a_short_name_is_where_its_weights_are_looked_for(tmp_path, monkeypatch):
+    """`ovdense train desco_mini` and `ovdense predict --model desco_mini` mean one folder."""
+    from argparse import Namespace
+
+    from ovdense.runs import configure
+
+    monkeypatch.chdir(tmp_path)
+    for given in ("desco_mini", "desco-mini", str(CONFIGS / "desco_lvis_mini.py")):
+        cfg = configure(Namespace(config=given, cfg_options=None, work_dir=None, data_root=None, launcher="none", local_rank=0))
+        assert cfg.work_dir == "work_dirs/desco_lvis_mini"

@@ -2,7 +2,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from mmengine.config import DictAction
 
 from ovdense.cli.output import outcome, progress, table
 from ovdense.cli.parser import PARTLY, Parser
+from ovdense.cli.picture_names import PREDICTIONS, SHEET, picture_names, require_free
 from ovdense.runs import clean_errors
 
 MODEL = "mini"
@@ -64,6 +65,8 @@ def _run(args: argparse.Namespace, said: dict[str, Any]) -> int:
         from ovdense.zoo import config_path, run_folder
 
         files = list(dict.fromkeys(file for given in args.images for file in image_files(given)))
+        names = picture_names(files)
+        out = require_free(args.out, names, files, args.heat)
         config = config_path(args.config)
         weights = args.weights or run_folder(args.config) or _newest_weights(config, args.cfg_options)
         if config.stem == DRAWN and not all(_is_drawn(file) for file in files):
@@ -72,7 +75,8 @@ def _run(args: argparse.Namespace, said: dict[str, Any]) -> int:
 
         predictor = load(config, weights, device=args.device, masks=args.masks, options=args.cfg_options)
         _ask(predictor, args)
-        found = _predict(predictor, files, args)
+        _check_heat(predictor, args)
+        found = _predict(predictor, dict(zip(files, names)), out, args)
     said |= found.content | {"out": args.out, "errors": found.errors, "shares": found.shares}
     if not args.json and found.rows:
         table(*((("image", "class", "share of the pixels"), found.rows) if found.shares else (("image", "found", "score", "box (x1 y1 x2 y2)"), found.rows)))
@@ -165,47 +169,44 @@ class _Found:
             self.rows += _area_rows(file.name, self.shares[-1])
 
 
-def _predict(predictor: Any, files: Sequence[Path], args: argparse.Namespace) -> _Found:
-    """Predict and draw each file, one at a time; return what was found."""
+def _check_heat(predictor: Any, args: argparse.Namespace) -> None:
+    from ovdense.methods.base import OpenVocabModel
+
+    if args.heat and type(predictor.model).score_maps is OpenVocabModel.score_maps:
+        raise ValueError(f"--heat: {type(predictor.model).__name__} scores objects, not places, so that it has no heat maps; DesCo and all segmenters have")
+
+
+def _predict(predictor: Any, name_of: Mapping[Path, str], out: Path, args: argparse.Namespace) -> _Found:
+    """Predict and draw each file, one at a time, its pictures by their names in `out`; return what was found."""
     from ovdense.compat.atomic import replace_file
     from ovdense.compat.images import load_image, write_picture
     from ovdense.drawing import contact_sheet, heat_sheet
 
-    out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     names, drawn = None, []
     found = _Found(content={"info": predictor.model.protocol(), "images": [], "annotations": [], "categories": []})
-    with progress("predicting", len(files)) as step:
-        for file, name in zip(files, _picture_names(files)):
+    with progress("predicting", len(name_of)) as step:
+        for file, name in name_of.items():
             step()
             try:
                 image = load_image(file)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 found.errors.append(str(error))
                 continue
             results = predictor.predict(image, score_thr=args.score_thr)
             picture, names = results.draw(score_thr=args.score_thr), results.names
+            maps = predictor.heat_maps(image) if args.heat else {}
             found.add(file, replace(results, source=file), args.score_thr)
             write_picture(out / f"{name}.jpg", picture, quality=92)
             if args.heat:
-                maps = predictor.heat_maps(image)
                 write_picture(out / f"{name}_heat.jpg", heat_sheet(image, list(maps.values()), list(maps)), quality=92)
             if len(drawn) < 24:
                 drawn.append(picture)
     if len(drawn) > 1:
-        write_picture(out / "contact_sheet.jpg", contact_sheet(drawn, columns=4), quality=90)
+        write_picture(out / SHEET, contact_sheet(drawn, columns=4), quality=90)
     found.content["categories"] = [{"id": k, "name": name} for k, name in enumerate(names or predictor.vocabulary.names)]
-    replace_file(out / "predictions.json", json.dumps(found.content, indent=1, ensure_ascii=False))
+    replace_file(out / PREDICTIONS, json.dumps(found.content, indent=1, ensure_ascii=False))
     return found
-
-
-def _picture_names(files: Sequence[Path]) -> list[str]:
-    """Return a name for each file's picture: its stem where only one file has it, else its whole name, numbered where folders share it."""
-    stems, names = [f.stem for f in files], [f.name for f in files]
-    return [
-        stem if stems.count(stem) == 1 else name.replace(".", "_") + ("" if names.count(name) == 1 else f"_{names[:n].count(name) + 1}")
-        for n, (stem, name) in enumerate(zip(stems, names))
-    ]
 
 
 def _box_rows(name: str, results: Any, score_thr: float) -> list[tuple[str, ...]]:

@@ -149,11 +149,16 @@ class OverlayHook(Hook):
     """Draw the detections or the label map of every tested image into `folder`, under the image's file name with .jpg.
 
     Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image. With `truth` the ground truth stands beside them, where the
-    data set has any. Images that are asked a caption show it, and name its phrases.
+    data set has any. Images that are asked a caption show it, and name its phrases. ValueError where `folder` is that of the images themselves.
     """
 
     def __init__(self, folder: str, score_thr: float = 0.3, max_labels: int = 40, truth: bool = True) -> None:
         self.folder, self.score_thr, self.max_labels, self.truth = Path(folder), score_thr, max_labels, truth
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        images = getattr(runner.test_dataloader.dataset, "image_folder", None)
+        if images is not None and self.folder.resolve() == Path(images).resolve():
+            raise ValueError(f"overlays in {self.folder} (--show-dir) would overwrite the data set's own images; give another folder")
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         from ovdense.data.transforms import read_image

@@ -1,0 +1,39 @@
+"""Where ovdense predict writes: a name for each photo's pictures, and never over a file of the user's own."""
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+SHEET, PREDICTIONS = "contact_sheet.jpg", "predictions.json"
+
+
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Return a name, without .jpg, for each photo's picture: its stem where only one photo has it, else its whole name, numbered where it is taken.
+
+    Taken are the names of the others, of their heat maps (NAME_heat) and of the contact sheet, in capitals or not.
+
+    >>> picture_names([Path("a.jpg"), Path("a.png"), Path("a_jpg.jpg"), Path("b.jpg"), Path("b_heat.jpg")])
+    ['a_jpg', 'a_png', 'a_jpg_2', 'b', 'b_heat_2']
+    """
+    stems, whole = [f.stem.casefold() for f in files], [f.name.casefold() for f in files]
+    taken, names = {Path(SHEET).stem}, []
+    for n, file in enumerate(files):
+        name = file.stem if stems.count(stems[n]) == 1 else file.name.replace(".", "_")
+        numbered = [f"{name}_{k}" for k in range(1, len(files) + 2)]
+        candidates = [name, *numbered[1:]] if stems.count(stems[n]) == 1 or whole.count(whole[n]) == 1 else numbered
+        found = next(c for c in candidates if taken.isdisjoint({c.casefold(), f"{c.casefold()}_heat"}))
+        taken |= {found.casefold(), f"{found.casefold()}_heat"}
+        names.append(found)
+    return names
+
+
+def require_free(out: str | Path, names: Iterable[str], files: Sequence[Path], heat: bool) -> Path:
+    """Return the folder `out`; ValueError where what is written there would take the place of a photo, or of any file beside the photos."""
+    folder = Path(out).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--out must be a folder, {out} is a file")
+    written = [f"{name}{end}.jpg" for name in names for end in ("", "_heat")[: 1 + heat]] + [SHEET] * (len(files) > 1) + [PREDICTIONS]
+    own = {f.expanduser().resolve() for f in files}
+    beside = folder.resolve() in {place for f in files for place in (f.expanduser().resolve().parent, f.expanduser().parent.resolve())}
+    for target in (folder / name for name in written):
+        if target.exists() and (beside or target.resolve() in own):
+            raise ValueError(f"--out {out} would overwrite {target}; give another folder")
+    return folder

@@ -1,0 +1,110 @@
+"""ovdense predict: nothing of the user's own is written over, no picture is lost, and what cannot be is one line."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovdense.cli.picture_names import picture_names, require_free
+from ovdense.cli.predict import main
+from ovdense.methods.reporting import OverlayHook
+
+
+def photo(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def refused(argv, capsys) -> str:
+    """Return the one line with which a command is refused."""
+    with pytest.raises(SystemExit) as error:
+        main([str(a) for a in argv])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.value.code == 2 and line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/../photos", "link"])
+def test_predict__never_writes_over_a_photo(out, tmp_path, capsys):
+    own = photo(tmp_path / "photos" / "a.jpg")
+    (tmp_path / "link").symlink_to("photos")
+    before = own.read_bytes()
+    line = refused([own, "--texts", "cat", "--out", tmp_path / out, "--device", "cpu"], capsys)
+    assert "a.jpg" in line and "give another folder" in line
+    assert own.read_bytes() == before and [p.name for p in own.parent.iterdir()] == ["a.jpg"]
+
+
+def test_predict__never_writes_over_what_lies_beside_the_photos(tmp_path):
+    png, beside = photo(tmp_path / "a.png"), photo(tmp_path / "a.jpg", 1)
+    for files in ([png], [Path(os.path.relpath(png))]):
+        with pytest.raises(ValueError, match="would overwrite .*a.jpg"):
+            require_free(tmp_path, picture_names(files), files, heat=False)
+    beside.rename(tmp_path / "predictions.json")
+    with pytest.raises(ValueError, match="would overwrite .*predictions.json"):
+        require_free(tmp_path, ["a"], [png], heat=False)
+    linked = tmp_path / "elsewhere" / "b.jpg"
+    photo(tmp_path / "out" / "b.jpg")
+    linked.parent.mkdir()
+    linked.symlink_to(tmp_path / "out" / "b.jpg")
+    with pytest.raises(ValueError, match="would overwrite .*b.jpg"):
+        require_free(tmp_path / "out", ["b"], [linked], heat=False)
+    assert require_free(tmp_path / "out", ["c"], [linked], heat=True) == tmp_path / "out"  # a second run may write over the first's
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["a.jpg", "a.png", "a_jpg.jpg"], ["a.jpg", "A.png", "a_png.jpg"], ["x_heat.jpg", "x.jpg"], ["x.jpg", "x_heat.png", "X_HEAT.jpg"], ["contact_sheet.jpg", "b.jpg"],
+     ["p/0.png", "q/0.png", "0_png_1.jpg", "0_png_2.jpg"], ["p/a.jpg", "q/a.jpg", "r/a.jpg"]],
+)  # fmt: skip
+def test_picture_names__no_two_photos_write_the_same_file(files):
+    names = picture_names([Path(f) for f in files])
+    written = [f"{name}{end}".casefold() for name in names for end in ("", "_heat")] + ["contact_sheet"]
+    assert len(names) == len(files) and len(set(written)) == len(written)
+
+
+def test_predict__what_a_model_cannot_do_is_said_before_anything_is_written(tmp_path, capsys):
+    own, out = photo(tmp_path / "a.jpg"), tmp_path / "out"
+    ends = ["--out", out, "--device", "cpu"]
+    assert "does not read captions" in refused([own, "--caption", "a dog", "--phrases", "a dog", *ends], capsys)
+    weights = tmp_path / "w.pth"
+    from ovdense.api import load_model
+
+    torch.save({"state_dict": load_model("mdetr_mini", device="cpu").state_dict()}, weights)
+    assert "has no heat maps" in refused([own, "--texts", "cat", "--heat", "--model", "mdetr_mini", "--weights", weights, *ends], capsys)
+    photo(tmp_path / "mugs" / "mug" / "a.jpg")
+    assert "example pictures" in refused([own, "--exemplars", tmp_path / "mugs", "--model", "mdetr_mini", "--weights", weights, *ends], capsys)
+    assert not out.exists()
+
+
+def test_predict__device_and_out_that_are_none(tmp_path, capsys):
+    own = photo(tmp_path / "a.jpg")
+    assert "the device must be cpu, cuda:0" in refused([own, "--texts", "cat", "--out", tmp_path / "out", "--device", "gpu"], capsys)
+    assert "must be a folder" in refused([own, "--texts", "cat", "--out", own, "--device", "cpu"], capsys)
+
+
+def test_predict__goes_on_past_a_file_that_may_not_be_read(tmp_path, capsys, monkeypatch):
+    from ovdense.compat import images
+
+    for name in "ab":
+        photo(tmp_path / "in" / f"{name}.jpg")
+
+    def read(path):
+        if path.name == "a.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return np.zeros((40, 56, 3), np.uint8)
+
+    monkeypatch.setattr(images, "read_upright", read)
+    assert main([str(tmp_path / "in"), "--texts", "cat", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    assert "a.jpg" in capsys.readouterr().err
+    assert [i["file_name"] for i in json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]] == ["b.jpg"]
+
+
+def test_overlays__never_go_into_the_folder_of_the_images(tmp_path):
+    runner = type("Runner", (), {"test_dataloader": type("Loader", (), {"dataset": type("Set", (), {"image_folder": tmp_path})})})
+    with pytest.raises(ValueError, match="--show-dir.*overwrite"):
+        OverlayHook(str(tmp_path / ".." / tmp_path.name)).before_test_epoch(runner)
+    OverlayHook(str(tmp_path / "overlays")).before_test_epoch(runner)
