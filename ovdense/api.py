@@ -140,10 +140,11 @@ def _require_no_weights(cfg: Config, options: Mapping[str, Any] | None) -> None:
     if card is not None and card.needs in ("nothing", "photos") or card is not None and card.needs == "files" and options:
         return
     if card is not None:
-        give = "options={'model...': 'FILE'}" if card.needs == "files" else "weights=CHECKPOINT"
-        raise ValueError(f"{card.name} needs {card.advice}. Give {give}, or weights=\"random\" to try its shapes")
+        give = "them by options (--cfg-options model...=FILE" if card.needs == "files" else "the checkpoint (in Python: weights=CHECKPOINT"
+        raise ValueError(f'{card.name} needs {card.advice}. Give {give}; weights="random" in Python to try its shapes)')
     if not is_training_free(cfg):
-        raise ValueError(f"the model of {cfg.filename or 'this config'} is trained: give weights=CHECKPOINT, or weights=\"random\" to try its shapes")
+        raise ValueError(f"the model of {cfg.filename or 'this config'} is trained: give its checkpoint (in Python: weights=CHECKPOINT; "
+                         'weights="random" to try its shapes)')  # fmt: skip
 
 
 class OpenVocabPredictor:
@@ -223,7 +224,7 @@ class OpenVocabPredictor:
         self._rivals, self._said = (self.model.vocabulary, rivals), said
 
     def set_exemplars(self, folder: str | Path, classes: Sequence[str] | Vocabulary | None = None) -> tuple[str, ...]:
-        """Look from now on for what example pictures show; return the classes' names.
+        """Look from now on for what example pictures show; return the names as results have them, "background" first where the model has a rule for it.
 
         `folder`: FOLDER/CLASS/*.jpg (or png, webp, bmp), with masks *.mask.png beside them where there are any; `classes`: which of its classes
         (None: all, sorted). For segmenters that compare places with vectors (OVDiff, MaskClip, ReCo, DenseClip with an open decoder);
@@ -232,11 +233,7 @@ class OpenVocabPredictor:
         from ovdense.support.sources import FolderSupport
 
         source = FolderSupport(folder)
-        if classes is None:
-            classes = sorted(p.name for p in source.folder.iterdir() if p.is_dir())
-            if not classes:
-                raise ValueError(f"{folder} must have a folder of pictures for each class, it has none")
-        return self._use_exemplars(source, classes)
+        return self._use_exemplars(source, source.classes() if classes is None else classes)
 
     def _use_exemplars(self, source: Any, classes: Sequence[str] | Vocabulary) -> tuple[str, ...]:
         rivals = with_rivals(Wanted(vocabulary=load_vocabulary(classes)), wants_background=self.model.wants_background, within=False)

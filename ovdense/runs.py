@@ -82,10 +82,24 @@ def _own_message(error: Exception) -> str | None:
     return message if line.startswith("raise ") and Path(file).resolve().is_relative_to(_PACKAGE) else None
 
 
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """Add --data-root, which `use_data_root` applies."""
+    parser.add_argument("--data-root", metavar="DIR", help="folder that holds the data; the same as setting OVDENSE_DATA (default: ./data)")
+
+
+def use_data_root(folder: str | None) -> None:
+    """Let relative paths of data be below this folder; None changes nothing."""
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"--data-root must be an existing folder, got {folder}")
+    os.environ["OVDENSE_DATA"] = str(Path(folder).resolve())
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share."""
     parser.add_argument("--work-dir", metavar="DIR", help="folder for logs, checkpoints and metrics (default: work_dirs/<config name>)")
-    parser.add_argument("--data-root", metavar="DIR", help="folder that holds the data; the same as setting OVDENSE_DATA (default: ./data)")
+    add_data_root(parser)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
                         help='change settings of the config, for example train_cfg.max_iters=100 model.test.score_thr=0.1 key="[1,2]"')  # fmt: skip
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="what starts the processes of a distributed run")
@@ -99,10 +113,7 @@ def configure(args: argparse.Namespace) -> Config:
 
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
-    if args.data_root is not None:
-        if not Path(args.data_root).is_dir():
-            raise FileNotFoundError(f"--data-root must be an existing folder, got {args.data_root}")
-        os.environ["OVDENSE_DATA"] = str(Path(args.data_root).resolve())
+    use_data_root(args.data_root)
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:

@@ -165,7 +165,7 @@ def find(name: str) -> ModelCard:
         if wanted in (card.config, *card.aliases):
             return card
     near = difflib.get_close_matches(wanted, names(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"short names are {', '.join(n for c in cards() for n in c.aliases[:1])}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"short names are {', '.join(n for c in cards() for n in c.aliases[:1])}."
     raise KeyError(f"there is no model {name!r}; {hint} A config's file (ending in .py) is taken as well")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -19,7 +19,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of images; those in folders below it keep their relative names")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the labels")
     parser.add_argument("--vocab", default=None, metavar="NAME|FILE", help="classes, such as voc21 or a file (default: those of the config's test data)")
-    parser.add_argument("--data-root", metavar="DIR", help="folder that holds the data (default: OVDENSE_DATA, else data)")
+    add_data_root(parser)
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
     return parser.parse_args(argv)
 
@@ -27,10 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
-        import os
-
-        if args.data_root:
-            os.environ["OVDENSE_DATA"] = args.data_root
+        use_data_root(args.data_root)
         from ovdense.api import OpenVocabPredictor, load_config, load_model
         from ovdense.registry import DATASETS
         from ovdense.runs import require_training_free

@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _dropping(form: str, drop: bool) -> dict[str, str]:
+    """Return what --drop means for the reader of a format; ValueError where it means nothing."""
     if not drop:
         return {}
-    return {"unknown": "drop"} if form in ("cvat", "labelme") else {"invalid_boxes": "drop"} if form in ("coco", "voc") else {}
+    if form == "yolo":
+        raise ValueError("--drop: reading YOLO leaves nothing out, its labels are taken as they are; leave the option out")
+    return {"unknown": "drop"} if form in ("cvat", "labelme") else {"invalid_boxes": "drop"}

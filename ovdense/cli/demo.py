@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -21,6 +21,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
                         "in work_dirs)")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only; whoever reaches it may ask)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on; 0 for any that is free (default: %(default)s)")
+    add_data_root(parser)
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
     parser.add_argument("--max-upload-mib", type=float, default=16.0, metavar="MIB", help="largest file of a picture (default: %(default)s)")
     parser.add_argument("--max-megapixels", type=float, default=50.0, metavar="N", help="most pixels of a picture, in millions (default: %(default)s)")
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
         if not 0 <= args.port < 65536:
             raise ValueError(f"--port must lie in 0..65535, got {args.port}")
+        use_data_root(args.data_root)
         limits = Limits(upload_mib=args.max_upload_mib, megapixels=args.max_megapixels, classes=args.max_classes, waiting=args.max_waiting)
         engine = Engine(choices(args.models), limits=limits, device=args.device)
         app = build_app(engine, hosts=LOOPBACK if args.host in LOOPBACK else ("*",))
@@ -46,7 +48,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def choices(models: Sequence[str] | None) -> list[Any]:
-    """Return the models to offer: those given, or "mini" and all that have weights in work_dirs. ValueError for one that cannot be loaded."""
+    """Return the models to offer: those given, or "mini" and all that have weights in work_dirs.
+
+    ValueError for one that needs weights and has none. Nothing is loaded yet: what else is wrong is said when it is first asked.
+    """
+    from ovdense.api import load_config
+    from ovdense.methods.base import is_training_free
     from ovdense.methods.checkpoints import newest_readable
     from ovdense.web.engine import ModelChoice
     from ovdense.zoo import card_of, cards, config_path, run_folder
@@ -62,6 +69,8 @@ def choices(models: Sequence[str] | None) -> list[Any]:
         card = card_of(path)
         if card is not None and weights is None and card.needs not in ("nothing", "photos"):
             raise ValueError(f"{name} needs {card.advice}. Give it as --model {name}=CHECKPOINT")
+        if card is None and weights is None and not is_training_free(load_config(path)):
+            raise ValueError(f"the model of {name} is trained: give its weights as --model {name}=CHECKPOINT")
         about = f"{card.method}, answers with {card.task}. {card.about}" if card is not None else str(path)
         made.append(ModelChoice(name=name, config=path, weights=weights, about=about))
     return made

@@ -6,7 +6,7 @@ from typing import Any
 
 from ovdense.cli.output import outcome
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--text-input", action="store_true",
                         help="do not fold the vocabulary in: its embeddings are an input (MaskCLIP, DenseCLIP's open form)")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="height and width of the input (default: the config's test size, 4:3)")
+    add_data_root(parser)
     parser.add_argument("--check", metavar="IMAGE",
                         help="run both on this image ('-': on random colours); print the largest difference and the seconds of each")
     return parser.parse_args(argv)
@@ -36,9 +37,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     with clean_errors(), outcome(args.json) as found:
         import ovdense
         from ovdense.export import export
+        from ovdense.text.phrases import parse_queries
 
+        use_data_root(args.data_root)
         predictor = ovdense.load(args.config, args.checkpoint, device="cpu", precision="float32")
-        predictor.set_vocabulary(args.texts or args.vocab, prompt=args.prompt)
+        predictor.set_vocabulary(args.vocab if args.texts is None else parse_queries(args.texts), prompt=args.prompt)
         path = export(predictor, args.out, format=args.format, fold=not args.text_input, size_hw=tuple(args.size) if args.size else None)
         found |= {"out": str(path), "classes": len(predictor.vocabulary), "mib": round(path.stat().st_size / 2**20, 1)}
         print(f"{len(predictor.vocabulary)} classes, {path.stat().st_size / 2**20:.1f} MiB, written to {path}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ovdense.cli.output import outcome, table
 from ovdense.cli.parser import PARTLY, Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 DEFAULT = "configs/reco_mini.py"
 
@@ -24,6 +24,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--top", type=int, default=5, metavar="N", help="photos a text, best first (default: %(default)s)")
     parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="compare with all photos, or by FAISS (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos embedded together (default: %(default)s)")
+    add_data_root(parser)
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
     return parser.parse_args(argv)
 
@@ -43,6 +44,7 @@ def _index(args: argparse.Namespace, found: dict[str, Any]) -> int:
 
         if args.top < 1:
             raise ValueError(f"--top must be at least 1, got {args.top}")
+        use_data_root(args.data_root)
         texts = parse_queries(args.find) if args.find is not None else []
         files = folder_images(args.folder)
         model = load_model(args.config, device=args.device)

@@ -12,7 +12,7 @@ from mmengine.config import DictAction
 from ovdense.cli.output import outcome, progress, table
 from ovdense.cli.parser import PARTLY, Parser
 from ovdense.cli.picture_names import PREDICTIONS, SHEET, picture_names, require_free
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 MODEL = "mini"
 DRAWN, PHOTOS = "desco_lvis_mini", "desco_coco_photos"
@@ -43,6 +43,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--weights", metavar="CHECKPOINT", 
                         help="checkpoint (default: the newest one in the run's folder, or in work_dirs/<config name>; none for a method "
                         "that is not trained)")  # fmt: skip
+    add_data_root(parser)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change the config, such as model.background_thr=0.6")
     parser.add_argument("--masks", metavar="FILE", help="weights of SAM (vit_b, vit_l or vit_h): boxes get masks by it, label maps its borders")
     parser.add_argument("--heat", action="store_true", help="write NAME_heat.jpg beside each picture: how well its places match each class; not for MDETR")
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _run(args: argparse.Namespace, said: dict[str, Any]) -> int:
     with clean_errors():
         _check(args)
+        use_data_root(args.data_root)
         from ovdense.compat.images import image_files
         from ovdense.zoo import config_path, run_folder
 
@@ -95,6 +97,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.phrases is not None and args.caption is None:
         raise ValueError("--phrases are those of a caption: give --caption with them")
     asked = args.texts if args.texts is not None else args.vocab
+    if args.prompt is not None and asked is None:
+        raise ValueError("--prompt says how --texts or --vocab are asked; a caption and example pictures are asked as they are, so leave it out")
     if args.caption is not None and args.negatives:
         raise ValueError("--negatives go with --texts or --vocab; in a caption the phrases compete with each other")
     if asked is None and args.negatives:

@@ -21,7 +21,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )  # fmt: skip
     parser.add_argument("config", help="config file of an OVDiff segmenter, such as configs/ovdiff_shapes_mini.py, or a model's name")
     add_run_arguments(parser)
-    parser.add_argument("--vocabulary", metavar="FILE|NAMES", help="names separated by commas, or a vocabulary file or name (default: the config's test set's)")
+    parser.add_argument("--vocabulary", metavar="FILE|NAMES", 
+                        help="names separated by commas, or a vocabulary file or name (default: the folders of --pictures, else the "
+                        "config's test set's)")  # fmt: skip
     parser.add_argument("--pictures", metavar="DIR", help="use your own pictures, DIR/CLASS/*.jpg, perhaps with masks *.mask.png, not the config's source")
     parser.add_argument("--out", metavar="FILE.safetensors", help="write the vocabulary's banks with their provenance to this file")
     parser.add_argument("--sheet", metavar="DIR", help="draw a contact sheet a class: images, heat, foreground and background, parts")
@@ -54,15 +56,19 @@ def _support(args: argparse.Namespace, said: dict[str, Any]) -> None:
 
 def _vocabulary(args: argparse.Namespace, cfg):
     from ovdense.registry import DATASETS
+    from ovdense.support.sources import FolderSupport
     from ovdense.text.vocabulary import load_vocabulary
+    from ovdense.text.wanted import wanted_of
 
+    if args.vocabulary is None and args.pictures:
+        return load_vocabulary(FolderSupport(args.pictures).classes())
     if args.vocabulary is None:
         if cfg.get("test_dataloader") is None:
             raise ValueError(f"{args.config} has no test set to take the classes from; give --vocabulary")
         return DATASETS.build(cfg.test_dataloader.dataset).vocabulary
     if "," in args.vocabulary:
         return load_vocabulary([n.strip() for n in args.vocabulary.split(",") if n.strip()])
-    return load_vocabulary(args.vocabulary)
+    return wanted_of(args.vocabulary).vocabulary  # a plain name that is neither built in nor a file is a class
 
 
 def _build(model, vocabulary, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,11 +1,10 @@
 """ovdense support show: a sheet of ReCo's support sets; the same as tools/show_support.py."""
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -18,15 +17,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--texts", required=True, metavar="TEXT", help='class names, each with a full stop: "cat. zebra"')
     parser.add_argument("--columns", type=int, default=8, metavar="N", help="images a class, best first (default: %(default)s)")
     parser.add_argument("--out", default="support.jpg", metavar="FILE", help="picture (default: %(default)s)")
-    parser.add_argument("--data-root", metavar="DIR", help="folder that holds the archive (default: OVDENSE_DATA, else data)")
+    add_data_root(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     args = parse_args(argv, prog)
     with clean_errors():
-        if args.data_root:
-            os.environ["OVDENSE_DATA"] = args.data_root
+        if args.columns < 1:
+            raise ValueError(f"--columns must be at least 1, got {args.columns}")
+        use_data_root(args.data_root)
         import numpy as np
 
         from ovdense.api import load_model

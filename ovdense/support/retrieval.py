@@ -19,13 +19,20 @@ from torch import Tensor
 
 from ovdense.compat.atomic import atomic_write, remove_left
 from ovdense.compat.images import SUFFIXES, decode_upright
-from ovdense.compat.paths import cache_root
+from ovdense.compat.paths import cache_root, describe_data_root
 from ovdense.compat.ranks import gather_json
 from ovdense.support.pool import EmbeddingPool, content_key
 
 Engine = Literal["exact", "faiss"]
 BLOCK = 65536  # rows compared at once
 FAISS_FROM = 1_000_000  # images from which an approximate index is worth it
+
+
+def archive_missing(entry: str | Path, data_root: str | Path | None, option: str) -> str:
+    """Return what is said of an archive of images that is not there; `option`: the setting that names it."""
+    below = "" if Path(entry).is_absolute() else f", below {describe_data_root(data_root)}"
+    return (f"the archive of images {str(entry)!r} must be an existing folder or file{below}; name another by its absolute path: "
+            f"--cfg-options {option}=/FOLDER")  # fmt: skip
 
 
 class EmbedsImages(Protocol):

@@ -35,6 +35,13 @@ class FolderSupport:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"a folder of example pictures must exist, got {self.folder}")
 
+    def classes(self) -> list[str]:
+        """Return the names of its folders, sorted; ValueError where it has none."""
+        found = sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not found:
+            raise ValueError(f"{self.folder} must have a folder of pictures for each class, it has none")
+        return found
+
     def support_set(self, entry: ClassEntry) -> SupportSet:
         places = [self.folder / n for n in dict.fromkeys((entry.name, entry.noun, entry.noun.replace(" ", "_"), *entry.synonyms)) if (self.folder / n).is_dir()]
         if not places:

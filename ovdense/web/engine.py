@@ -5,7 +5,8 @@ import io
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Engine:
         self._models: dict[str, Any] = {}
         self._captions: dict[str, bool] = {}
         self._images: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._own_hw: dict[str, tuple[int, int]] = {}  # of the pictures before they were made smaller
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
         self._lock, self._pictures, self._count = threading.Lock(), threading.Lock(), 0
 
@@ -68,7 +70,7 @@ class Engine:
         return self._captions[name]
 
     def add_image(self, content: bytes) -> dict[str, Any]:
-        """Keep a picture's file; return its id and size. Refused for one that is too large or none; its pixels are counted before it is decoded."""
+        """Keep a picture's file; return its id and its own size. Refused for one that is too large or none; its pixels are counted before it is decoded."""
         from ovdense.compat.images import decode_upright
 
         self.limits.check_bytes(len(content))
@@ -83,26 +85,29 @@ class Engine:
                 said = str(error) if "cannot be read" in str(error) else f"it must be one of {', '.join(FORMATS)}"
                 raise Refused(415, f"this file cannot be read as a picture: {said}") from None
             image = self._kept(key, image)
-        return {"image": key, "width": image.shape[1], "height": image.shape[0]}
+        height, width = self._own_hw.get(key, image.shape[:2])
+        return {"image": key, "width": width, "height": height}
 
     def _kept(self, key: str, image: np.ndarray) -> np.ndarray:
-        scale = self.limits.side / max(image.shape[:2])
+        own_hw = image.shape[:2]
+        scale = self.limits.side / max(own_hw)
         if scale < 1:
             size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
         image = np.array(image)
         image.flags.writeable = False  # so that models may know it again
         with self._pictures:
-            self._images[key] = image
+            self._images[key], self._own_hw[key] = image, own_hw
             while len(self._images) > self.limits.images:
-                self._images.popitem(last=False)
+                self._own_hw.pop(self._images.popitem(last=False)[0], None)
         return image
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an answer: picture with overlay, classes, boxes, times. `question`: image (its id), model, score_thr, and texts (a list) or a caption.
+        """Return an answer: picture with overlay, classes, boxes (x1 y1 x2 y2 in the picture's own pixels), times.
 
+        `question`: image (its id), model, score_thr, and texts (a list) or a caption.
         A caption's phrases are its classes: those in square brackets, "[a dog] left of [the red sofa]", else its noun chunks. Refused says what is
-        wrong with a question: an unknown picture or model, texts that cannot be asked, a caption for a model that reads none.
+        wrong with a question: an unknown picture or model, a model that cannot be loaded, texts that cannot be asked, a caption for a model that reads none.
         """
         asked = _asked(question)
         self.limits.check_texts([asked] if isinstance(asked, str) else asked)
@@ -112,7 +117,7 @@ class Engine:
         if name not in self.choices:
             raise Refused(404, f"there is no model {name!r} here; there are {', '.join(self.choices)}")
         with self._lock:
-            image = self._image(str(question.get("image")))
+            image, own_hw = self._image(str(question.get("image")))
             began = time.perf_counter()
             predictor = self._predictor(name)
             times = {"load": time.perf_counter() - began}
@@ -129,7 +134,8 @@ class Engine:
             if self._count % RETURN_EVERY == 0:
                 return_memory()
         times["total"] = sum(times.values())
-        return {"answer": key, "overlay": overlay, **_said(shown), "seconds": {k: round(v, 4) for k, v in times.items()},
+        scale_yx = (own_hw[0] / image.shape[0], own_hw[1] / image.shape[1])
+        return {"answer": key, "overlay": overlay, **_said(shown, scale_yx), "seconds": {k: round(v, 4) for k, v in times.items()},
                 "features": "reused" if times["image"] == 0 else "computed"}  # fmt: skip
 
     def heat(self, answer: str, number: int) -> bytes:
@@ -159,19 +165,21 @@ class Engine:
         none = np.zeros_like(next(iter(maps.values())))
         return np.stack([maps.get(name, none) for name in kept.results.names])
 
-    def _image(self, key: str) -> np.ndarray:
+    def _image(self, key: str) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return a picture as it is kept, and its own height and width."""
         with self._pictures:
             if key not in self._images:
                 raise Refused(404, "this picture is no longer kept; drop it again")
             self._images.move_to_end(key)
-            return self._images[key]
+            return self._images[key], self._own_hw[key]
 
     def _predictor(self, name: str) -> Any:
         if name not in self._models:
             from ovdense.api import load
 
             choice = self.choices[name]
-            predictor = load(choice.config, choice.weights, device=self.device)
+            with _in_words():
+                predictor = load(choice.config, choice.weights, device=self.device)
             predictor.remember_images(max_images=self.limits.images)
             self._models[name] = predictor
         return self._models[name]
@@ -182,7 +190,8 @@ class Engine:
         cache, began = predictor.model.image_cache, time.perf_counter()
         _set_asked(predictor, asked)
         if hasattr(predictor.model, "text"):
-            predictor.model.text()  # encoded now, so that its time is told apart
+            with _in_words():
+                predictor.model.text()  # encoded now, so that its time is told apart
         times["text"], before, began = time.perf_counter() - began, cache.seconds, time.perf_counter()
         results = predictor.predict(image, score_thr=0.0)
         times["image"] = cache.seconds - before
@@ -198,20 +207,28 @@ def _asked(question: Mapping[str, Any]) -> list[str] | str:
     return " ".join(caption.split()) or [str(text).strip() for text in texts if str(text).strip()]
 
 
-def _set_asked(predictor: Any, asked: Sequence[str] | str) -> None:
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Refuse with its words what a user can put right: files and data that are missing, weights that do not fit, texts that cannot be asked."""
     try:
-        if isinstance(asked, str):
-            predictor.set_caption(*marked_caption(asked))
-        else:
+        yield
+    except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
+        raise Refused(422, str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)) from None
+
+
+def _set_asked(predictor: Any, asked: Sequence[str] | str) -> None:
+    with _in_words():
+        if not isinstance(asked, str):
             predictor.set_vocabulary(list(asked))
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise Refused(422, str(error.args[0]) if error.args else str(error)) from None
-    except ModuleNotFoundError as error:
-        raise Refused(422, f"{error}. Or mark the phrases with square brackets: [a dog] left of [the red sofa]") from None
+            return
+        try:
+            predictor.set_caption(*marked_caption(asked))
+        except ModuleNotFoundError as error:
+            raise Refused(422, f"{error}. Or mark the phrases with square brackets: [a dog] left of [the red sofa]") from None
 
 
-def _said(results: Any) -> dict[str, Any]:
-    """Return classes (name, colour, how much of each was found) and boxes for the page."""
+def _said(results: Any, scale_yx: tuple[float, float]) -> dict[str, Any]:
+    """Return classes (name, colour, how much of each was found) and boxes for the page, these scaled."""
     from ovdense.drawing import class_colour, class_colours
 
     if results.label_map_HW is not None:
@@ -223,7 +240,8 @@ def _said(results: Any) -> dict[str, Any]:
         count = results.labels.bincount(minlength=len(results.names)).tolist()
         found = [str(n) if n else "" for n in count]
         colours = class_colours(results.names, [results.names[k] for k in results.labels.unique().tolist()])
-        boxes = [{"box": [round(v, 1) for v in box], "score": round(score, 3), "class": k} for box, score, k in
+        y, x = scale_yx
+        boxes = [{"box": [round(v * s, 1) for v, s in zip(box, (x, y, x, y))], "score": round(score, 3), "class": k} for box, score, k in
                  zip(results.boxes_xyxy[:MOST_BOXES].tolist(), results.scores[:MOST_BOXES].tolist(), results.labels[:MOST_BOXES].tolist())]  # fmt: skip
     classes = [
         {"name": name, "colour": "#" + bytes(colours.get(name) or class_colour(name)).hex(), "found": found[k], "background": name in results.background}

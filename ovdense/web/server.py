@@ -9,7 +9,7 @@ from ovdense.web.examples import example_scenes
 from ovdense.web.limits import Limits, Refused
 
 PAGE = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "[")  # the last: older Starlettes cut "[::1]:7860" at its first colon
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",

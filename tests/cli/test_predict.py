@@ -57,8 +57,8 @@ def test_predict__never_writes_over_what_lies_beside_the_photos(tmp_path):
 
 @pytest.mark.parametrize(
     "files",
-    [["a.jpg", "a.png", "a_jpg.jpg"], ["a.jpg", "A.png", "a_png.jpg"], ["x_heat.jpg", "x.jpg"], ["x.jpg", "x_heat.png", "X_HEAT.jpg"], ["contact_sheet.jpg", "b.jpg"],
-     ["p/0.png", "q/0.png", "0_png_1.jpg", "0_png_2.jpg"], ["p/a.jpg", "q/a.jpg", "r/a.jpg"]],
+    [["a.jpg", "a.png", "a_jpg.jpg"], ["a.jpg", "A.png", "a_png.jpg"], ["x_heat.jpg", "x.jpg"], ["x.jpg", "x_heat.png", "X_HEAT.jpg"],
+     ["contact_sheet.jpg", "b.jpg"], ["p/0.png", "q/0.png", "0_png_1.jpg", "0_png_2.jpg"], ["p/a.jpg", "q/a.jpg", "r/a.jpg"]],
 )  # fmt: skip
 def test_picture_names__no_two_photos_write_the_same_file(files):
     names = picture_names([Path(f) for f in files])

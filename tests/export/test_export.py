@@ -1,4 +1,6 @@
 """Exported files give what their model gives: by onnxruntime and by torch.export, vocabulary folded in or as an input, before and after a swap."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,20 @@ def test_exported_model__wrong_files(tmp_path):
         ExportedModel(tmp_path / "a.onnx")
     with pytest.raises(FileNotFoundError):
         ExportedModel(tmp_path / "b.onnx")
+
+
+def test_command__texts_are_texts_even_where_a_vocabulary_has_their_name(monkeypatch, tmp_path):
+    import ovdense.export
+    from ovdense.cli.export import main
+
+    asked = []
+
+    def export(predictor, path, **how):
+        asked.append(predictor.vocabulary.names)
+        Path(path).touch()
+        return Path(path)
+
+    monkeypatch.setattr(ovdense.export, "export", export)
+    assert main(["mini", "--texts", "voc", "--out", str(tmp_path / "a.onnx")]) == 0
+    assert main(["mini", "--vocab", "voc", "--out", str(tmp_path / "b.onnx")]) == 0
+    assert asked[0] == ("background", "voc") and len(asked[1]) == 21

@@ -17,7 +17,7 @@ from ovdense.web.engine import Engine, ModelChoice
 from ovdense.web.examples import example_scenes
 from ovdense.web.heat import box_heat
 from ovdense.web.limits import Limits
-from tests.tiny_run import ROOT
+from tests.tiny_run import ROOT, write_config
 from tests.web.server import get, post, serving
 
 LIMITS = Limits(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=1, images=3, answers=2, side=400)
@@ -150,10 +150,31 @@ def test_image__too_large_or_none_is_refused_with_words(site, content, status, s
 
 def test_image__large_ones_are_made_smaller_and_only_the_last_are_kept(site):
     url, engine = site
-    assert post(url + "image", png((100, 800)))[1] | {"image": ""} == {"image": "", "width": 400, "height": 50}
+    kept = post(url + "image", png((100, 800)))[1]
+    assert kept | {"image": ""} == {"image": "", "width": 800, "height": 100} and engine._images[kept["image"]].shape == (50, 400, 3)
     for seed in range(5):
         post(url + "image", png(seed=seed))
-    assert len(engine._images) == 3
+    assert len(engine._images) == len(engine._own_hw) == 3
+
+
+def test_ask__boxes_of_a_large_picture_are_in_its_own_pixels(site):
+    url, engine = site
+    status, found = ask(url, png((300, 800)), ["a ring"], "boxes", score_thr=0)
+    kept = engine._answers[found["answer"]]
+    assert status == 200 and kept.image.shape == (150, 400, 3) and found["boxes"]
+    np.testing.assert_allclose([b["box"] for b in found["boxes"]], 2 * kept.results.boxes_xyxy[:200].numpy(), atol=0.051)
+
+
+def test_ask__what_is_wrong_with_a_model_is_refused_with_words(tmp_path, monkeypatch):
+    """Data that a model needs and that are not there, a checkpoint of another model, a config without weights."""
+    monkeypatch.setenv("OVDENSE_DATA", str(tmp_path))
+    torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
+    choices = [ModelChoice(name="reco", config="reco_mini"), ModelChoice(name="other", config="desco_lvis_mini", weights=tmp_path / "other.pth"),
+               ModelChoice(name="none", config="desco_lvis_mini")]  # fmt: skip
+    with serving(Engine(choices, limits=LIMITS, device="cpu")) as url:
+        for name, said in (("reco", "model.retrieval.archive=/FOLDER"), ("other", "other.pth"), ("none", "Give the checkpoint")):
+            status, refused = ask(url, png(), ["cat"], name)
+            assert status == 422 and said in refused["error"], refused
 
 
 def test_upload__that_never_ends_is_cut_off(site):
@@ -174,6 +195,7 @@ def test_upload__that_never_ends_is_cut_off(site):
 
 def test_requests__of_other_sites_are_refused(site):
     url, _ = site
+    assert get(url, headers={"Host": "[::1]:7860"})[0] == get(url, headers={"Host": "localhost"})[0] == 200
     assert post(url + "image", png(), headers={})[0] == 403
     assert get(url, headers={"Host": "evil.example"})[0] == 400
 
@@ -228,11 +250,13 @@ def test_command__serves_on_loopback_until_it_is_stopped(tmp_path):
         assert server.wait(30) == 0
 
 
-def test_command__says_what_cannot_be(capsys):
+def test_command__says_what_cannot_be(capsys, tmp_path):
     from ovdense.cli import main
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for argv, said in ((["--model", "desco_lvis_mini"], "=CHECKPOINT"), (["--model", "minni"], "did you mean 'mini'"), (["--port", "70000"], "0..65535"),
+        mine = str(write_config(tmp_path, "demo"))
+        for argv, said in ((["--model", "desco_lvis_mini"], "=CHECKPOINT"), (["--model", mine], "=CHECKPOINT"),
+                           (["--model", "minni"], "did you mean 'mini'"), (["--port", "70000"], "0..65535"),
                            (["--max-waiting", "-1"], "above 0"), (["--port", str(taken.getsockname()[1])], "cannot be listened on")):  # fmt: skip
             with pytest.raises(SystemExit) as exit_info:
                 main(["demo", *argv])

@@ -7,7 +7,7 @@ from ovdense.compat.paths import data_path
 from ovdense.methods.dual_encoder import ImageEmbedder
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry
-from ovdense.support.retrieval import ImageIndex, folder_images, index_images
+from ovdense.support.retrieval import ImageIndex, archive_missing, folder_images, index_images
 from ovdense.support.retrieve import retrieve_support
 from ovdense.support.store import SupportSet, SupportStore
 
@@ -24,13 +24,16 @@ class RetrievedSupport:
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
         self.encoder = MODELS.build(encoder) if isinstance(encoder, Mapping) else encoder
-        places = [data_path(a, data_root) for a in ([archive] if isinstance(archive, str | Path) else archive)]
-        self.paths = [f for p in places for f in (folder_images(p) if p.is_dir() else [p])]
+        places = {a: data_path(a, data_root) for a in ([archive] if isinstance(archive, str | Path) else archive)}
+        self._missing = [archive_missing(a, data_root, "model.support.archive") for a, p in places.items() if not p.exists()]
+        self.paths = [f for p in places.values() for f in (folder_images(p) if p.is_dir() else [p])]
         self.num_images, self.progress = num_images, progress
         self.store = store if isinstance(store, SupportStore) else SupportStore(store)
         self._index: ImageIndex | None = None
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
+        if self._missing:  # said when it is needed: a model may be given other support
+            raise FileNotFoundError(self._missing[0])
         if self._index is None:
             self._index = index_images(self.paths, ImageEmbedder(self.encoder, square=False), progress=self.progress)
         row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]

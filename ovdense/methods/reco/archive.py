@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ovdense.compat.paths import data_path, describe_data_root
+from ovdense.compat.paths import data_path
 from ovdense.data.center_crop import center_square
 from ovdense.registry import DATASETS
-from ovdense.support.retrieval import folder_images
+from ovdense.support.retrieval import archive_missing, folder_images
 
 Archive = str | Path | Sequence[str | Path] | dict | Dataset
 
@@ -30,10 +30,7 @@ def archive_paths(archive: Archive, data_root: str | None = None) -> tuple[Path,
     for entry in entries:
         path = data_path(entry, data_root).absolute()
         if not path.exists():
-            raise FileNotFoundError(
-                f"the archive of images {str(entry)!r} must be an existing folder or file, below {describe_data_root(data_root)}; "
-                "name another with --cfg-options model.archive=FOLDER"
-            )
+            raise FileNotFoundError(archive_missing(entry, data_root, "model.retrieval.archive"))
         paths += folder_images(path) if path.is_dir() else [path]
     return tuple(dict.fromkeys(paths))
 
