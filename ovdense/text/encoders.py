@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.hub import hub_access
 from ovdense.registry import MODELS
 from ovdense.structures import TokenizedText
 from ovdense.text.clip_tokenizer import OpenClipTokenizer
@@ -66,7 +67,7 @@ def _quiet_transformers() -> Iterator[None]:
 def _from_pretrained(model_class: type, source: str | Path) -> nn.Module:
     """Return the transformers model of a local folder or hub name, without its pooler; weights as data (safetensors or plain tensors)."""
     local = Path(source).is_dir()
-    with _quiet_transformers():
+    with _quiet_transformers(), hub_access(source, "model.text_encoder.weights=/FOLDER"):
         model, report = model_class.from_pretrained(
             str(source), add_pooling_layer=False, local_files_only=local, output_loading_info=True
         )
@@ -203,7 +204,8 @@ class OpenClipTextEncoder(ClipTextTower):
             raise KeyError(f"unknown open_clip model {model_name!r}; near it there are {near}, see open_clip.list_models()")
         self.model_name = model_name
         self.tokenizer = OpenClipTokenizer(model_name)
-        text = open_clip.create_model(model_name, pretrained=pretrained, force_custom_text=True, pretrained_text=False).text
+        with hub_access(pretrained, "KEY.pretrained=/FILE (the setting that names them)"):
+            text = open_clip.create_model(model_name, pretrained=pretrained, force_custom_text=True, pretrained_text=False).text
         if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None or text.pool_type != "argmax":
             raise ValueError(
                 "the text tower must be causal and pool at the end of text (OpenAI's CLIP), "

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from ovdense.compat.hub import hub_access
 from ovdense.structures import TokenizedText
 
 Pad = Literal["longest", "max"]
@@ -148,7 +149,8 @@ class Tokenizer:
         """Return the tokenizer of a local folder or of a hub name, read by transformers' AutoTokenizer."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(str(path_or_name), use_fast=True)
+        with hub_access(path_or_name, "KEY=/FOLDER (the setting that names this tokenizer)"):
+            tokenizer = AutoTokenizer.from_pretrained(str(path_or_name), use_fast=True, local_files_only=Path(path_or_name).is_dir())
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"the tokenizer must give character offsets (a fast one), got {type(tokenizer).__name__} of {path_or_name}")
         return cls(tokenizer.backend_tokenizer.to_str(), pad_token=tokenizer.pad_token)

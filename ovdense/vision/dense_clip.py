@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.hub import hub_access
 from ovdense.structures import FeatureMap
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.vit import resize_positions
@@ -112,7 +113,8 @@ def _open_clip_tower(model_name: str, pretrained: str | Path | None) -> nn.Modul
     if model_name not in open_clip.list_models():
         near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
         raise KeyError(f"unknown open_clip model {model_name!r}; near it there are {near}, see open_clip.list_models()")
-    return open_clip.create_model(model_name, pretrained=None if pretrained is None else str(pretrained)).visual
+    with hub_access(pretrained, "KEY.pretrained=/FILE (the setting that names them)"):
+        return open_clip.create_model(model_name, pretrained=None if pretrained is None else str(pretrained)).visual
 
 
 def _check_vit(visual: nn.Module, name: str) -> None:

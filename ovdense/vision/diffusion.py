@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovdense.compat.hub import hub_access
+
 PUBLISHED_LAYERS, PUBLISHED_NUMBER = (0, 6, 7, 8, 9, 10, 11, 12, 15), 16
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -39,7 +41,8 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of several libraries
+        advice = "model.extractors.0.pipeline=/FOLDER model.support.pipeline=/FOLDER"
+        with hub_access(source, advice), contextlib.redirect_stderr(io.StringIO()):  # progress bars of several libraries
             pipeline = AutoPipelineForText2Image.from_pretrained(
                 str(local if local.is_dir() else source), dtype=dtype, revision=revision, variant=variant, local_files_only=local.is_dir(),
                 use_safetensors=True, safety_checker=None, requires_safety_checker=False,

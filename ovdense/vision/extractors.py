@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.hub import hub_access
 from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.registry import MODELS
 from ovdense.vision.backbones import TimmBackbone
@@ -166,7 +167,8 @@ class VitKeys(FeatureExtractor):
         import timm
 
         try:
-            self.net = timm.create_model(name, pretrained=weights == "hub", num_classes=0, dynamic_img_size=True)
+            with hub_access(name if weights == "hub" else None, "model.extractors.2.weights=/FILE"):
+                self.net = timm.create_model(name, pretrained=weights == "hub", num_classes=0, dynamic_img_size=True)
         except TypeError:  # networks that are no ViT know nothing of dynamic_img_size
             raise ValueError(f"{name} {_NO_KEYS}") from None
         if not hasattr(self.net, "blocks") or not hasattr(getattr(self.net.blocks[block], "attn", None), "qkv"):
