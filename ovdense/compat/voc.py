@@ -1,15 +1,19 @@
 """What Pascal VOC's development kit lays down, for those who read its data and those who measure on it."""
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+_COLUMN = re.compile(r"\s+(-1|0|1)$")  # of the lists of one class: "2007_000027 -1", "2007_000032  1"
+_SURE = re.compile(r"(\s-1|\s\s[01]|\t[01])$")
+
 
 def split_names(split_file: Path) -> tuple[str, ...]:
-    """Return the image names that .../ImageSets/Main/NAME.txt lists; ValueError when one is there twice, or the file is no list of names."""
+    """Return the image names that .../ImageSets/Main/NAME.txt lists, blanks in them included; ValueError when one is there twice, or it is no list of names."""
     try:
-        names = tuple(line.split()[0] for line in split_file.read_text(encoding="utf8").splitlines() if line.strip())
+        names = listed_names(split_file.read_text(encoding="utf8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{split_file} must be a list of image names in UTF-8, byte {error.start} is not: {error.reason}") from None
-    strange = next((name for name in names if len(name) > 200 or not name.isprintable() or ".." in name.split("/")), None)
+    strange = next(filter(is_strange, names), None)
     if strange is not None:
         raise ValueError(f"{split_file} must be a list of image names, one a line, got {strange[:40]!r}")
     seen: set[str] = set()
@@ -18,6 +22,18 @@ def split_names(split_file: Path) -> tuple[str, ...]:
             raise ValueError(f"{split_file}: each image must be listed once, got {name!r} twice")
         seen.add(name)
     return names
+
+
+def is_strange(name: str) -> bool:
+    """Return whether a line is no image name (of a file that is no list of names, or one that leads out of the folder)."""
+    return len(name) > 200 or not name.isprintable() or ".." in name.split("/")
+
+
+def listed_names(text: str) -> tuple[str, ...]:
+    """Return the lines of a list, without the column -1, 0 or 1 where all have it ("photo 1" alone, with one blank, is a name)."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    column = all(map(_COLUMN.search, lines)) and any(map(_SURE.search, lines))
+    return tuple(_COLUMN.sub("", line) if column else line for line in lines)
 
 
 def image_ids(names: Sequence[str]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ovdense.structures import Vocabulary
 _LISTS = ("images", "annotations", "categories")
 _IMAGE = ("id", "file_name", "height", "width", "neg_category_ids", "not_exhaustive_category_ids")
 _OBJECT = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "score", "attributes")
-_FLAGS = ("difficult", "truncated", "occluded", "stuff")
+FLAGS = ("difficult", "truncated", "occluded", "stuff")
 
 
 def read(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationSet:
@@ -65,7 +65,7 @@ def _thing(a: dict, name: str, box: tuple, size_hw: tuple[int, int], where: str)
     score = a.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
         raise ValueError(f"{where}: score must be a number, got {str(score)[:40]}")
-    stated = {flag: attributes[flag] for flag in _FLAGS if isinstance(attributes.get(flag), bool | int | float) and attributes[flag] in (0, 1)}
+    stated = {flag: attributes[flag] for flag in FLAGS if isinstance(attributes.get(flag), bool | int | float) and attributes[flag] in (0, 1)}
     extra = {k: v for k, v in a.items() if k not in _OBJECT} | ({} if "iscrowd" in a else {"no iscrowd": True})
     return AnnotatedObject(
         name=name, box_xyxy=box, mask=_mask(a.get("segmentation"), size_hw, where), id=a["id"], crowd=bool(a.get("iscrowd", 0)), score=score,
@@ -133,7 +133,7 @@ def _entry(thing: AnnotatedObject, object_id: int, image_id: int, class_id: int)
         entry["area"] = float(coco_mask.area(counts)) if counts else _short((x2 - x1) * (y2 - y1))
     if thing.score is not None:
         entry["score"] = thing.score
-    flags = {flag: True for flag in _FLAGS if getattr(thing, flag)} | {flag: v for flag, v in stated.items() if v == getattr(thing, flag)}
+    flags = {flag: True for flag in FLAGS if getattr(thing, flag)} | {flag: v for flag, v in stated.items() if v == getattr(thing, flag)}
     said = {**flags, **thing.attributes}
     return {**entry, **extra, **({"attributes": said} if said else {})}
 

@@ -150,8 +150,9 @@ def write(data: AnnotationSet, path: Path) -> None:
         number = n if image.id is None else image.id
         node = SubElement(root, "image", {"id": str(number), "name": image.file_name, "width": str(image.size_hw[1]), "height": str(image.size_hw[0]),
                                           **{k: str(v) for k, v in image.extra.get("cvat", {}).items()}})
+        free = 1 + max((s.group or 0 for s in found), default=0)
         for shape in found:
-            _entry(node, shape)
+            _entry(node, shape, free if shape.group == 0 else shape.group)  # 0 is no group in CVAT
     indent(root)
     replace_file(path, xml_bytes(root, declaration=True))
 
@@ -190,9 +191,9 @@ def _attributes(shape: Shape) -> dict[str, Any]:
     return {**{_RENAMED.get(k, k): v for k, v in shape.facts.items() if k != "occluded"}, **shape.attributes}
 
 
-def _entry(parent: Element, shape: Shape) -> None:
+def _entry(parent: Element, shape: Shape, group: int | None) -> None:
     about = {"label": shape.name, "source": "manual", "occluded": str(int(shape.facts.get("occluded", False))), "z_order": "0",
-             **({"group_id": str(shape.group)} if shape.group else {}), **{k: str(v) for k, v in shape.extra.get("cvat", {}).items()}}
+             **({"group_id": str(group)} if group else {}), **{k: str(v) for k, v in shape.extra.get("cvat", {}).items()}}
     if shape.kind == "box":
         about |= dict(zip(("xtl", "ytl", "xbr", "ybr"), map(text_of, shape.box_xyxy)))
     elif shape.kind == "polygon":

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.interchange import coco, cvat, labelme, voc, yolo
-from ovdense.interchange.records import AnnotatedObject, AnnotationSet
+from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet
 
 _MODULES = {"coco": coco, "cvat": cvat, "labelme": labelme, "voc": voc, "yolo": yolo}
 FORMATS = tuple(_MODULES)
@@ -15,7 +15,7 @@ _WRITING = {"coco": (), "cvat": (), "labelme": (), "voc": ("split",), "yolo": ("
 _FACTS = {"scores": lambda o: o.score is not None, "crowds": lambda o: o.crowd, "difficult": lambda o: o.difficult, "truncated": lambda o: o.truncated,
           "occluded": lambda o: o.occluded, "stuff": lambda o: o.stuff, "attributes": lambda o: bool(o.attributes), "groups": lambda o: o.group is not None}
 _LOST = {  # what a format has no place for
-    "coco": ("groups",), "cvat": (), "labelme": (), "voc": ("scores", "crowds", "attributes", "groups"),
+    "coco": ("groups",), "cvat": (), "labelme": (), "voc": ("scores", "crowds", "groups"),
     "yolo": ("crowds", "difficult", "truncated", "occluded", "stuff", "attributes", "groups"),
 }
 
@@ -80,6 +80,8 @@ def write_annotations(data: AnnotationSet, path: str | Path, format: str, **opti
     path = Path(path).expanduser()
     known = _checked(options, _WRITING[format], f"write {format}")
     lost = lost_in(data, format)
+    if known.get("masks") is False:
+        lost.pop("boxes beside their masks", None)
     if lost:
         warnings.warn(f"{format} has no place for {', '.join(f'{what} ({count})' for what, count in lost.items())}: left out", stacklevel=2)
     module.write(data, path, **known)
@@ -96,6 +98,11 @@ def lost_in(data: AnnotationSet, format: str) -> dict[str, int]:
     """Return what the format has no place for and that the data has, with the number of objects (or images): {} if nothing is lost."""
     _module(format)
     counts = {what: sum(_FACTS[what](o) for o in data.objects()) for what in _LOST[format]}
+    if format == "coco":  # both are keys of "attributes"
+        counts["flags beside attributes of their name"] = sum(any(getattr(o, f) for f in coco.FLAGS if f in o.attributes) for o in data.objects())
+    if format == "voc":
+        counts["attributes"] = sum(bool(set(o.attributes) - {"pose"}) for o in data.objects())
+        counts["stuff without a mask, or beside masks of objects"] = sum(map(_lost_stuff, data.images))
     if format == "yolo":
         counts["boxes beside their masks"] = sum(map(_own_box, data.objects()))
     if format != "coco":
@@ -106,6 +113,12 @@ def lost_in(data: AnnotationSet, format: str) -> dict[str, int]:
 
 
 def _own_box(thing: AnnotatedObject) -> bool:
-    """Return whether a box is off its mask's extent by more than what rounding does."""
-    extent = thing.mask and thing.mask.polygons and thing.mask.box_xyxy()
-    return bool(extent) and max(abs(a - b) for a, b in zip(extent, thing.box_xyxy)) > 0.02
+    """Return whether a box is off its mask's extent by more than what rounding does: that of a polygon's decimals, or to whole pixels."""
+    extent = thing.mask and thing.mask.box_xyxy()
+    return bool(extent) and max(abs(a - b) for a, b in zip(extent, thing.box_xyxy)) > (0.02 if thing.mask.polygons else 0.99)
+
+
+def _lost_stuff(image: AnnotatedImage) -> int:
+    """Return how many regions VOC loses: they are read from SegmentationClass, and only where the image has no SegmentationObject."""
+    beside = any(o.mask is not None and not o.stuff for o in image.objects)
+    return sum(o.stuff and (beside or o.mask is None) for o in image.objects)

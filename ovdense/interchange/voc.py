@@ -2,7 +2,9 @@
 
 VOC's pixels count from 1 and a box's last pixel lies inside it; in the record, as everywhere here, x2 = x1 + width. Segmentation has one object a pixel.
 """
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent
 
@@ -10,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ovdense.compat.atomic import atomic_write, replace_file
-from ovdense.compat.voc import box_xyxy, image_ids, split_names
+from ovdense.compat.voc import box_xyxy, image_ids, is_strange, listed_names, split_names
 from ovdense.compat.xml import read_xml, xml_bytes
 from ovdense.data.annotations import InvalidBoxes, check_boxes, voc_numbers
 from ovdense.data.masks import paint
@@ -22,6 +24,8 @@ from ovdense.text.vocabulary import load_vocabulary
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = ("truncated", "occluded", "difficult")
 _IMAGE_TEXT = ("folder", "segmented")
+_LABEL = re.compile(r"(.*?):(?:\d+,\s*\d+,\s*\d+)?(?::[^:]*){0,2}")  # label:color_rgb:parts:actions; a label may have ":"
+_RESERVED = ("background", "void")
 MOST_OBJECTS = 254  # of one image, in a PNG of 8 bits a pixel
 
 
@@ -63,12 +67,17 @@ def _classes(path: Path, given: Sequence[str] | Vocabulary | None, seen: Sequenc
     if given is not None:
         return load_vocabulary(given)
     if listed.is_file():
-        names = [line.split(":")[0].strip() for line in read_text(listed).splitlines() if line.strip() and not line.startswith("#")]
-        return Vocabulary.of([n for n in names if n not in ("background", "void")])
+        return Vocabulary.of([n for n in _labels(read_text(listed)) if n not in _RESERVED])
     known = load_vocabulary("voc")
     if set(seen) <= set(known.names):
         return known
     return Vocabulary.of(sorted(set(seen)))
+
+
+def _labels(text: str) -> list[str]:
+    """Return the names of a labelmap.txt; a line that begins with "#" is a comment, unless it has the fields of a label."""
+    found = [(line, _LABEL.fullmatch(line)) for line in text.splitlines() if line.strip()]
+    return [(match[1] if match else line).strip() for line, match in found if match or not line.startswith("#")]
 
 
 def _image(path: Path, stem: str, root: Element, number: int, names: tuple[str, ...], invalid_boxes: InvalidBoxes) -> AnnotatedImage:
@@ -146,26 +155,43 @@ def _thing(node: Element, box: tuple, mask: Mask | None, names: Sequence[str], w
 def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
     """Write Annotations, ImageSets/Main/SPLIT.txt, labelmap.txt and, for images with masks, the PNGs and ImageSets/Segmentation/SPLIT.txt.
 
-    Where masks overlap, the smaller object has the pixel. Crowds are marked difficult. Boxes keep their fractions of a pixel.
+    Where masks overlap, the smaller object has the pixel; a warning says how many have none left. Crowds are marked difficult. Boxes keep their fractions of
+    a pixel. ValueError for names of images and classes that VOC's files would not give back.
     """
     files = places(data.images, folder / "Annotations", ".xml")
     stems = [p.relative_to(folder / "Annotations").with_suffix("").as_posix() for p in files]
     index = {name: k for k, name in enumerate(data.classes.names, 1)}
     if len(index) > MOST_OBJECTS and any(o.mask for o in data.objects()):
         raise ValueError(f"label maps of VOC hold {MOST_OBJECTS} classes, got {len(index)}; take the classes that you need, or another format")
-    segmented = [stem for stem, image in zip(stems, data.images) if _write_maps(image, stem, folder, index)]
+    colours = _palette().reshape(-1, 3).tolist()
+    lines = [f"{name}:{','.join(map(str, colours[k % 256]))}::" for k, name in enumerate(("background", *data.classes.names))]
+    _require_kept(data.classes.names, _labels(_text(lines[1:])), "labelmap.txt, a class", lambda name: name in _RESERVED)
+    _require_kept(stems, listed_names(_text(stems)), "lists of images, an image", is_strange)
+    covered = [_write_maps(image, stem, folder, index) for stem, image in zip(stems, data.images)]
+    if any(covered):
+        warnings.warn(f"voc has one object a pixel: {sum(n or 0 for n in covered)} masks have none left, others cover them", stacklevel=3)
+    segmented = [stem for stem, n in zip(stems, covered) if n is not None]
     for file, image in zip(files, data.images):
         replace_file(file, xml_bytes(_xml(image, folder)), durable=False)
     _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
     if segmented:
         _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", segmented)
-    colours = _palette().reshape(-1, 3).tolist()
-    lines = [f"{name}:{','.join(map(str, colours[k % 256]))}::" for k, name in enumerate(("background", *data.classes.names))]
     _write_lines(folder / "labelmap.txt", ["# label:color_rgb:parts:actions", *lines])
 
 
+def _require_kept(names: Sequence[str], back: Sequence[str], what: str, refused: Callable[[str], bool]) -> None:
+    """Raise ValueError for the first name that the file would not give back: it is read as another, or refused (VOC's own, no name of a file)."""
+    bad = next((name for n, name in enumerate(names) if refused(name) or n >= len(back) or back[n] != name), None)
+    if bad is not None:
+        raise ValueError(f"in VOC's {what} cannot be named {bad[:80]!r}: it would not be read as that name again; rename it")
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    replace_file(path, "".join(f"{line}\n" for line in lines))
+    replace_file(path, _text(lines))
 
 
 def _xml(image: AnnotatedImage, folder: Path) -> Element:
@@ -196,22 +222,23 @@ def _fields(parent: Element, fields: dict) -> None:
         SubElement(parent, tag).text = str(value)
 
 
-def _write_maps(image: AnnotatedImage, stem: str, folder: Path, index: dict[str, int]) -> bool:
-    """Write an image's PNGs; return whether there was anything to write."""
+def _write_maps(image: AnnotatedImage, stem: str, folder: Path, index: dict[str, int]) -> int | None:
+    """Write an image's PNGs; return how many masks have no pixel left in them, None if there was nothing to write."""
     things = [o for o in image.objects if not o.stuff]
     if all(o.mask is None for o in image.objects) and image.void is None and not image.extra.get("voc", {}).get("regions"):
-        return False
+        return None
     if len(things) > MOST_OBJECTS:
         raise ValueError(f"{image.file_name}: SegmentationObject of VOC holds {MOST_OBJECTS} objects, got {len(things)}")
     masked = [o for o in image.objects if o.mask is not None]
-    _write_png(folder / "SegmentationClass" / f"{stem}.png", image, masked, [index[o.name] for o in masked])
+    covered = _write_png(folder / "SegmentationClass" / f"{stem}.png", image, masked, [index[o.name] for o in masked])
     numbered = [(n, o) for n, o in enumerate(things, 1) if o.mask is not None]
     if numbered:
-        _write_png(folder / "SegmentationObject" / f"{stem}.png", image, [o for _, o in numbered], [n for n, _ in numbered])
-    return True
+        covered = _write_png(folder / "SegmentationObject" / f"{stem}.png", image, [o for _, o in numbered], [n for n, _ in numbered])
+    return covered
 
 
-def _write_png(path: Path, image: AnnotatedImage, things: Sequence[AnnotatedObject], values: Sequence[int]) -> None:
+def _write_png(path: Path, image: AnnotatedImage, things: Sequence[AnnotatedObject], values: Sequence[int]) -> int:
+    """Write the masks' values, small masks over large ones; return how many masks have no pixel left."""
     masks = np.stack([o.mask.to_array() for o in things]) if things else np.zeros((0, *image.size_hw), dtype=bool)
     picture = paint(masks, values, image.size_hw, 0)
     if image.void is not None:
@@ -220,6 +247,8 @@ def _write_png(path: Path, image: AnnotatedImage, things: Sequence[AnnotatedObje
     png.putpalette(_palette().tobytes())
     with atomic_write(path, durable=False) as file:
         png.save(file, "PNG")
+    left = set(np.unique(picture).tolist())
+    return sum(value not in left and bool(mask.any()) for mask, value in zip(masks, values))
 
 
 def _palette() -> np.ndarray:
