@@ -4,6 +4,7 @@ A mask source is asked with an image and its heat map and gives instance masks (
 uses CutLER with scores of at least 0.35: write its masks into a folder.
 """
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,15 +141,15 @@ class SupportMasker:
 
     def __init__(self, source: MaskSource | None = None, heat_of: HeatOf | None = None, heat_settings: dict[str, Any] | None = None) -> None:
         self.source, self.heat_of, self.heat_settings = source, heat_of, heat_settings or {}
-        self._kept: dict[tuple[str, str], SupportMasks] = {}  # of the last class: several extractors ask for the same
+        self._kept: dict[tuple[str, ...], SupportMasks] = {}  # of the last class: several extractors ask for the same
 
     def settings(self) -> dict[str, Any]:
         return {**(self.source.settings() if self.source else {"masks": "heat"}), "heat": self.heat_settings}
 
     def __call__(self, support: SupportImage, entry: ClassEntry, image: np.ndarray | None = None) -> SupportMasks:
-        key = entry.name, support.sha256
+        key = entry.name, str(support.path), support.sha256, json.dumps(dict(support.details), sort_keys=True)
         if key not in self._kept:
-            if any(name != entry.name for name, _ in self._kept):
+            if any(name != entry.name for name, *_ in self._kept):
                 self._kept.clear()
             self._kept[key] = self._masks(support, entry, support.read() if image is None else image)
         return self._kept[key]

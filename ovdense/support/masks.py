@@ -52,7 +52,7 @@ def rank_candidates(heat_HW: Tensor, instances_NHW: Tensor) -> tuple[Tensor, Ten
     area_N = candidate_NHW.sum((1, 2))
     weight_N = (candidate_NHW * heat_HW / area_N[:, None, None]).sum((1, 2))
     order = weight_N.argsort(descending=True, stable=True)
-    return (candidate_NHW[order] * weight_N[order][:, None, None]).argmax(0), weight_N[order]
+    return torch.where(candidate_NHW[order], weight_N[order][:, None, None], -1.0).argmax(0), weight_N[order]  # a weight of 0 is more than not to cover
 
 
 def erode(mask_HW: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from ovdense.support.store import SupportSet
 from ovdense.vision.extractors import FeatureExtractor
 
 FORMAT = 1
+MASK_RULES = 2  # raised when the same images and settings give other masks: what was made by others is made anew
 
 
 class PrototypeFiles:
@@ -33,7 +34,7 @@ class PrototypeFiles:
         self.folder = Path(folder) if folder is not None else cache_root() / "prototypes"
 
     def path(self, name: str, made_with: Mapping[str, Any]) -> Path:
-        key = json.dumps({"format": FORMAT, "name": name, "made_with": made_with}, sort_keys=True, ensure_ascii=False)
+        key = json.dumps({"format": FORMAT, "mask_rules": MASK_RULES, "name": name, "made_with": made_with}, sort_keys=True, ensure_ascii=False)
         slug = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40] or "class"
         return self.folder / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
 

@@ -118,7 +118,7 @@ class TextHeat:
 
     def __call__(self, image: np.ndarray, entry: ClassEntry) -> Tensor:
         row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]
-        places_DHW = self.encoder.encode_dense(normalised(image, self.encoder)).tensor_BCHW[0]
+        places_DHW = self.encoder.encode_dense(normalised(image, self.encoder).to(self.encoder.device)).tensor_BCHW[0]
         cosine_HW = torch.einsum("dhw,d->hw", places_DHW, row_D.to(places_DHW))
         return (cosine_HW - cosine_HW.mean()).clamp(min=0)
 

@@ -1,11 +1,15 @@
-"""Masks of segment-anything as a mask source, with a small network of random weights."""
+"""Where foreground comes from: ranked masks, the user's own, and segment-anything's, by a small network of random weights."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ovdense.structures import ClassEntry
 from ovdense.support.mask_sources import SegmentAnythingMasks, SupportMasker
-from ovdense.support.masks import masks_from_instances
+from ovdense.support.masks import masks_from_instances, rank_candidates
+from ovdense.support.sources import FolderSupport, TextHeat
 from ovdense.support.store import SupportStore
 from tests.vision.test_sam import IMAGE, small_sam
 
@@ -51,3 +55,51 @@ def test_sam_masks__a_file_that_is_none_of_the_published_is_named(tmp_path):
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 4, 4, 32)}, tmp_path / "sam.pth")
     with pytest.raises(ValueError, match="published file of SAM"):
         SegmentAnythingMasks(tmp_path / "sam.pth")
+
+
+def test_ranks__a_mask_where_it_is_cold_everywhere_is_not_the_class():
+    """Heat of exactly 0 outside the class, as TextHeat gives it: candidates that weigh 0 cover their pixels none the less."""
+    heat, instances = torch.zeros(8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    heat[:4, :4] = 1
+    instances[0, :4, :4], instances[1, 5:, 5:] = True, True
+    rank, weight = rank_candidates(heat, instances)
+    assert weight.tolist() == [1, 0, 0] and (rank[5:, 5:] > 0).all() and (rank[:4, 4:] > 0).all()
+    assert masks_from_instances(heat, instances).foreground_HW.equal(instances[0])
+
+
+def masked(folder, name, inside, image=IMAGE):
+    Image.fromarray(image).save(folder / f"{name}.png")
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[inside] = 255
+    Image.fromarray(mask).save(folder / f"{name}.mask.png")
+
+
+def test_masker__an_edited_mask_and_pictures_of_equal_pixels_have_their_own_masks(tmp_path):
+    (tmp_path / "cat").mkdir()
+    left, right, masker = np.s_[:, :50], np.s_[:, 70:], SupportMasker()
+    masked(tmp_path / "cat", "a", left)
+    masked(tmp_path / "cat", "b", right)
+
+    def seen():
+        images = FolderSupport(tmp_path).support_set(ClassEntry(name="cat")).images
+        assert images[0].sha256 == images[1].sha256
+        return [masker(i, ClassEntry(name="cat")).foreground_HW for i in images]
+
+    first, second = seen()
+    assert first[left].all() and not first[right].any() and second[right].all() and not second[left].any()
+    masked(tmp_path / "cat", "a", right)
+    assert seen()[0][right].all()
+
+
+def test_text_heat__reads_the_photo_where_the_encoder_is():
+    class Elsewhere:
+        mean, std, device = (0.0,) * 3, (1.0,) * 3, torch.device("meta")
+
+        def encode_text(self, names):
+            return SimpleNamespace(rows_MD=torch.ones(1, 3))
+
+        def encode_dense(self, images_BCHW):
+            assert images_BCHW.device.type == "meta"
+            return SimpleNamespace(tensor_BCHW=images_BCHW)
+
+    assert TextHeat(Elsewhere())(IMAGE, ClassEntry(name="cat")).shape == IMAGE.shape[:2]
