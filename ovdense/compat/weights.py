@@ -62,6 +62,17 @@ def _some(names: list[str], most: int = 6) -> str:
     return (", ".join(names[:most]) + more) or "none"
 
 
+def weights_state(module: object) -> tuple[int, ...]:
+    """Return numbers that change when a parameter or buffer is written to or replaced, () of what is no module: the key of what memory keeps.
+
+    What is written through `.data` is not seen.
+    """
+    if not isinstance(module, nn.Module):
+        return ()
+    parts = [getattr(t, "_local_tensor", t) for t in (*module.parameters(), *module.buffers())]  # of a tensor that ranks share: this rank's part
+    return tuple(n for t in parts for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+
+
 def weights_fingerprint(module: nn.Module, settings: object = None) -> str:
     """Return a hash of a module's class, `settings` (JSON values), parameters and buffers: the key of everything computed with it."""
     digest = hashlib.sha256(json.dumps([type(module).__name__, settings], sort_keys=True).encode())

@@ -22,6 +22,20 @@ def built(part: dict | nn.Module | None) -> nn.Module | None:
     return part if part is None or isinstance(part, nn.Module) else build_from_cfg(part, MODELS)
 
 
+def asked_vocabulary(model: "OpenVocabModel") -> Vocabulary:
+    """Return the vocabulary that was set; ValueError where none was."""
+    if model.vocabulary is None:
+        raise ValueError("the classes must be known first; call set_vocabulary(...)")
+    return model.vocabulary
+
+
+def only_names(model: nn.Module, prompt: str) -> str:
+    """Return the prompt of a model that is asked by names alone; ValueError for another."""
+    if prompt != "names":
+        raise ValueError(f'{type(model).__name__} is asked by names, got prompt={prompt!r}; set prompt="names"')
+    return prompt
+
+
 def is_training_free(cfg: Any) -> bool:
     """Return whether the model of a config is of a method that is not trained (`OpenVocabModel.training_free`)."""
     kind = (cfg.get("model") or {}).get("type")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ovdense.heads.segment import best_class
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, only_names
 from ovdense.structures import ImageTarget, Results, Vocabulary
 
 
@@ -31,9 +31,7 @@ class TrainingFreeSegmenter(OpenVocabModel):
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on. `prompt` must be "names"."""
-        if prompt != "names":
-            raise ValueError(f'{type(self).__name__} is asked by names, got prompt={prompt!r}; set prompt="names"')
-        super().set_vocabulary(vocabulary, prompt)
+        super().set_vocabulary(vocabulary, only_names(self, prompt))
         self._text = self.encode_text(vocabulary)
 
     def _ask_by_examples(self, vocabulary: Vocabulary, text: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovdense.compat.hub import hub_access
-from ovdense.compat.weights import load_checked, read_state_dict
+from ovdense.compat.weights import load_checked, read_state_dict, weights_state
 from ovdense.registry import MODELS
 from ovdense.vision.backbones import TimmBackbone
 from ovdense.vision.dense import DenseImageEncoder
@@ -64,7 +64,7 @@ class FeatureExtractor(nn.Module):
 
     query_size = ReadingSize()
     support_size = ReadingSize()
-    _fingerprint: str | None = None
+    _fingerprint: tuple[tuple[int, ...], str] | None = None  # and the state of the weights that it is of
 
     @abstractmethod
     def features(self, image_BCHW: Tensor) -> Tensor:
@@ -84,13 +84,14 @@ class FeatureExtractor(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of settings and weights: the key of prototypes made with it."""
-        if self._fingerprint is None:  # frozen: once is enough
+        state = weights_state(self)
+        if self._fingerprint is None or self._fingerprint[0] != state:
             digest = hashlib.sha256(json.dumps([type(self).__name__, self.settings(), str(self.support_size)], sort_keys=True).encode())
             for name, value in [*self.named_parameters(), *self.named_buffers()]:
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._fingerprint = digest.hexdigest()[:32]
-        return self._fingerprint
+            self._fingerprint = (state, digest.hexdigest()[:32])
+        return self._fingerprint[1]
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.weights import weights_state
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry
 from ovdense.support.prefilter import TOP_K, best_subset
@@ -24,11 +25,14 @@ class CategoryFilter(nn.Module):
         self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
         self.top_k, self.size, self.described = top_k, ReadingSize(square=square_px, antialias=True), described
         self._rows: dict[str, Tensor] = {}
+        self._rows_of: tuple[int, ...] = ()  # the state of the weights that they are of
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return unit rows (N, D) of prompts, new ones encoded."""
-        if len(self._rows) > MOST_KEPT:
+        state = weights_state(self.encoder.text)
+        if len(self._rows) > MOST_KEPT or state != self._rows_of:
             self._rows.clear()
+            self._rows_of = state
         new = [p for p in dict.fromkeys(prompts) if p not in self._rows]
         if new:
             self._rows.update(zip(new, self.encoder.text.embed(new, ("{}",))))

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.weights import weights_state
 from ovdense.heads.segment import resized
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, asked_vocabulary, only_names
 from ovdense.methods.ovdiff.category_filter import CategoryFilter
 from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, label_map, mean_scores, read_places
 from ovdense.registry import MODELS
@@ -22,6 +23,7 @@ from ovdense.support.mask_sources import SupportMasker
 from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, load_bank, save_bank
 from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassPrototypes, PrototypeBank, background_bank, foreground_bank, prototype_bank
 from ovdense.support.sources import SupportSource, TextHeat
+from ovdense.support.store import SupportSet
 from ovdense.vision.extractors import FeatureExtractor
 
 
@@ -34,6 +36,12 @@ class PrototypeSettings:
     seed: int = 0
     stuff_cosine: float | None = STUFF_COSINE
     memory_bytes: int = MEMORY_BYTES
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
+            raise ValueError(f"kinds must be a list of one or more of {', '.join(KINDS)}, got {self.kinds!r}")
+        if self.num_parts < 0:
+            raise ValueError(f"num_parts must be at least 0, got {self.num_parts}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,8 @@ class OVDiff(OpenVocabModel):
         if support is None and bank_file is None:
             raise ValueError("support images must come from somewhere; give support= or a bank_file= of tools/build_support_set.py")
         self._masker: SupportMasker | None = None
-        self._text: tuple[str, SupportBanks] | None = None
+        self._text: tuple[Any, SupportBanks] | None = None
+        self._examples: SupportSource | None = None  # in place of support, while the prompt is "exemplars"
         self._parts()
 
     def _parts(self) -> None:
@@ -119,10 +128,14 @@ class OVDiff(OpenVocabModel):
         self._support, self.bank_file, self._text = source, None, None
 
     def use_exemplars(self, vocabulary: Vocabulary, source: SupportSource) -> None:
-        self.use_support(source)
-        self.set_vocabulary(vocabulary)
-        self.encode_text(vocabulary)
-        self.prompt = "exemplars"
+        banks = self._banks(vocabulary, source)  # what is wrong is said before anything changes
+        super().set_vocabulary(vocabulary)
+        self.prompt, self._examples = "exemplars", source
+        self._text = (self._text_key(vocabulary), banks)
+
+    def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
+        """Predict these classes from now on. `prompt` must be "names"."""
+        super().set_vocabulary(vocabulary, only_names(self, prompt))
 
     @property
     def masker(self) -> SupportMasker:
@@ -140,12 +153,20 @@ class OVDiff(OpenVocabModel):
 
     def encode_text(self, vocabulary: Vocabulary) -> SupportBanks:
         """Return the vocabulary's banks; what is missing of its support sets and prototypes is made and kept."""
-        key = vocabulary.fingerprint()
+        key = self._text_key(vocabulary)
         if self._text is None or self._text[0] != key:
-            self._text = (key, self._banks(vocabulary))
+            self._text = (key, self._banks(vocabulary, self._examples if self.prompt == "exemplars" else None))
         return self._text[1]
 
-    def _banks(self, vocabulary: Vocabulary) -> SupportBanks:
+    def _asked(self) -> SupportBanks:
+        """Return the banks of the vocabulary that was set; ValueError where none was."""
+        return self.encode_text(asked_vocabulary(self))
+
+    def _text_key(self, vocabulary: Vocabulary) -> tuple[Any, ...]:
+        return self.prompt, vocabulary.fingerprint(), weights_state(self.extractors)
+
+    def _banks(self, vocabulary: Vocabulary, examples: SupportSource | None = None) -> SupportBanks:
+        """Return the banks, of `examples` alone if there are any."""
         background = [k for k, e in enumerate(vocabulary) if e.is_background]
         if len(background) > 1:
             raise ValueError(f"a vocabulary may have one background class, got {[vocabulary[k].name for k in background]}")
@@ -153,7 +174,7 @@ class OVDiff(OpenVocabModel):
         if not indices:
             raise ValueError("a vocabulary must have at least one class that is not background")
         entries = [vocabulary[k] for k in indices]
-        banks, provenance = self._stored(entries) or self._built(entries)
+        banks, provenance = (None if examples else self._stored(entries)) or self._built(entries, examples or self.support)
         return SupportBanks(banks, indices, background[0] if background else None, provenance)
 
     def _stored(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict] | None:
@@ -171,9 +192,10 @@ class OVDiff(OpenVocabModel):
             raise ValueError(f"{self.bank_file} was made with other feature extractors than this model's; build it again with this config")
         return tuple(banks), provenance
 
-    def _built(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict]:
+    def _built(self, entries: Sequence[ClassEntry], source: SupportSource) -> tuple[tuple[PrototypeBank, ...], dict]:
         p, is_stuff = self.prototypes, [e.name in self.stuff for e in entries]
-        sets, found = [self.support.support_set(e) for e in entries], [self.build_class(e) for e in entries]
+        sets = [source.support_set(e) for e in entries]
+        found = [self._prototypes(e, s) for e, s in zip(entries, sets)]
         banks = [prototype_bank(foreground_bank(made, p.kinds), background_bank(made, is_stuff, p.kinds, p.stuff_cosine)) for made in zip(*found)]
         provenance = {"extractors": [e.fingerprint() for e in self.extractors], "sets": [s.fingerprint() for s in sets],
                       "made_with": dict(sets[0].made_with), "kinds": list(p.kinds), "num_parts": p.num_parts, "masks": self.masker.settings()}  # fmt: skip
@@ -181,7 +203,10 @@ class OVDiff(OpenVocabModel):
 
     def build_class(self, entry: ClassEntry) -> list[ClassPrototypes]:
         """Return a class's prototypes, one an extractor; what is not there yet is made and kept."""
-        p, support = self.prototypes, self.support.support_set(entry)
+        return self._prototypes(entry, self.support.support_set(entry))
+
+    def _prototypes(self, entry: ClassEntry, support: SupportSet) -> list[ClassPrototypes]:
+        p = self.prototypes
         return [build_prototypes(entry, support, e, self.masker, self.files, num_parts=p.num_parts, seed=p.seed, memory_bytes=p.memory_bytes)
                 for e in self.extractors]  # fmt: skip
 
@@ -219,7 +244,7 @@ class OVDiff(OpenVocabModel):
 
     def decode(self, scored: ScoreMaps, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the label map of `score`'s maps at the file's size."""
-        text, out = self.encode_text(self.vocabulary), []
+        text, out = self._asked(), []
         for score_KHW, target in zip(scored.logit_BKHW, targets, strict=True):
             score_KHW = resized(score_KHW[None], target.original_size_hw)[0]
             score_KHW = score_KHW.where(score_KHW > self.test.threshold, torch.zeros_like(score_KHW))
@@ -229,6 +254,7 @@ class OVDiff(OpenVocabModel):
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        self._asked()
         out = []
         for image, target in zip(images, targets, strict=True):
             image = image[:, : target.size_hw[0], : target.size_hw[1]]
@@ -238,7 +264,7 @@ class OVDiff(OpenVocabModel):
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         """Return the cosine of every place with the best prototype of each class that the pre-filter lets through, 0 of the others."""
-        text, out = self.encode_text(self.vocabulary), []
+        text, out = self._asked(), []
         for image, target in zip(images, targets, strict=True):
             image = image[:, : target.size_hw[0], : target.size_hw[1]]
             seen = self.seen(image)
@@ -256,7 +282,7 @@ class OVDiff(OpenVocabModel):
 
         `active_K`: the classes, without background, that it may hold; None asks the pre-filter.
         """
-        text, size_hw = self.encode_text(self.vocabulary), tuple(image_3HW.shape[1:])
+        text, size_hw = self._asked(), tuple(image_3HW.shape[1:])
         active = self.active_classes(seen, text, self.vocabulary) if active_K is None else active_K
         label = label_map(seen.places, text.banks, active, size_hw, tuple(target.original_size_hw),
                           background=self.test.background == "prototypes", with_background=text.background_index is not None,
@@ -275,7 +301,7 @@ class OVDiff(OpenVocabModel):
         p, t = self.prototypes, self.test
         return {**super().protocol(), "extractors": ", ".join(type(e).__name__ for e in self.extractors), "prototypes": ", ".join(p.kinds),
                 "num_parts": p.num_parts, "background": t.background, "prefilter": type(self.filter.encoder).__name__ if self.filter else "none",
-                "crops": str(list(t.crops)), "pamr": t.pamr}  # fmt: skip
+                "crops": str(list(t.crops)), "pamr": t.pamr, "threshold": t.threshold, "stuff_cosine": p.stuff_cosine, "seed": p.seed}  # fmt: skip
 
 
 def build_part(config: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from PIL import Image
 from ovdense.methods.ovdiff.model import OVDiff
 from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
 from ovdense.support.generation import GeneratedSupport
-from ovdense.support.sources import FolderSupport
+from ovdense.support.sources import FolderSupport, ListedSupport
 from ovdense.vision.diffusion import ready
 from ovdense.vision.extractors import DiffusionQueries, FeatureExtractor
 from tests.tiny_pipeline import tiny_sd
@@ -189,3 +189,63 @@ def test_sheet__has_a_column_an_image_and_rows_for_masks_and_parts(examples, tmp
     parts = picture[-TILE:, -2 * TILE :].reshape(-1, 3)
     grey = (parts == parts[:, :1]).all(1)
     assert grey.mean() > 0.05 < (~grey).mean()  # parts of what is around it and of the class
+
+
+def test_exemplars__names_asked_afterwards_are_answered_by_names(examples, tmp_path):
+    """The same classes by example pictures of the wrong colours, then by name: the support set of before; and a name that has no example."""
+    swapped = tmp_path / "swapped"
+    swapped.mkdir()
+    for name, other in (("red", "blue"), ("blue", "red")):
+        (swapped / name).symlink_to(examples / other)
+    model, image = model_of(FolderSupport(examples), tmp_path), scene({"red": (0, 0, 32, 80), "blue": (32, 0, 64, 80)})[0]
+    words = Vocabulary(tuple(VOCABULARY[k] for k in (0, 1, 3)))
+    [named] = predict(model, image, vocabulary=words)
+    model.use_exemplars(words, FolderSupport(swapped))
+    target = ImageTarget(image_id=0, file_name="", size_hw=image.shape[:2], original_size_hw=image.shape[:2], boxes_xyxy=torch.zeros(0, 4),
+                         labels=torch.zeros(0, dtype=torch.int64))
+    [shown] = [r.label_map_HW.numpy() for r in model.predict(torch.from_numpy(image.transpose(2, 0, 1).copy())[None] / 255, [target])]
+    assert model.prompt == "exemplars" and named[8, 8] == 1 and shown[8, 8] == 2
+    assert np.array_equal(predict(model, image, vocabulary=words)[0], named) and model.prompt == "names"
+    assert predict(model, image)[0].max() == 3  # "green", of which there was no example
+
+
+def test_exemplars__with_stored_banks_leave_the_banks_in_use(examples, tmp_path):
+    image = scene({"red": (8, 8, 32, 32)})[0]
+    model_of(FolderSupport(examples), tmp_path).save_banks(tmp_path / "bank.safetensors", VOCABULARY)
+    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors")
+    [before] = predict(stored, image)
+    stored.use_exemplars(Vocabulary(VOCABULARY.entries[:2]), ListedSupport({"red": examples / "red"}))
+    assert np.array_equal(predict(stored, image)[0], before)
+
+
+def test_ovdiff__other_weights_make_other_prototypes(examples, tmp_path):
+    class Scaled(MeanColours):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(4, 1, 1), requires_grad=False)
+
+        def features(self, image_BCHW):
+            return super().features(image_BCHW) * self.scale
+
+    model = model_of(FolderSupport(examples), tmp_path, extractors=[Scaled()])
+    before, [printed] = model.encode_text(VOCABULARY).banks[0].bank.rows_MD, [e.fingerprint() for e in model.extractors]
+    assert model.encode_text(VOCABULARY).banks[0].bank.rows_MD is before
+    model.load_state_dict({"extractors.0.scale": torch.tensor([2.0, 1, 1, 1])[:, None, None]})
+    assert model.extractors[0].fingerprint() != printed and not model.encode_text(VOCABULARY).banks[0].bank.rows_MD.equal(before)
+
+
+def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
+    model = model_of(FolderSupport(examples), tmp_path)
+    for verb in (model.predict, model.score_maps):
+        with pytest.raises(ValueError, match="set_vocabulary"):
+            verb(torch.zeros(0, 3, 8, 8), [])
+    with pytest.raises(ValueError, match="asked by names"):
+        model.set_vocabulary(VOCABULARY, prompt="descriptions")
+    for wrong in (("clas",), "part", ()):
+        with pytest.raises(ValueError, match="kinds must be"):
+            model_of(FolderSupport(examples), tmp_path, prototypes=dict(kinds=wrong))
+
+
+def test_protocol__tells_what_moves_the_numbers(examples, tmp_path):
+    said = model_of(FolderSupport(examples), tmp_path, prototypes=dict(seed=3, stuff_cosine=0.7), test=dict(threshold=0.1)).protocol()
+    assert (said["threshold"], said["stuff_cosine"], said["seed"]) == (0.1, 0.7, 3)
