@@ -263,7 +263,7 @@ def test_segmentation__losses_and_gradients_equal_the_published_code(segmentatio
     last = matches.of_layer(len(out.logit_NBQT) - 1)
     assert rows(matches, len(out.logit_NBQT) - 1) == [tuple(r) for r in case.outputs["indices"].tolist()]
     found = model.criterion(out, truth, matches)
-    found |= model._mask_losses(image, targets, truth, last, slots, memory, tuple(case.images()[0].shape[-2:]))
+    found |= model._mask_losses(image, targets, truth, last, slots, out.boxes_NBQ4[-1], memory, tuple(case.images()[0].shape[-2:]))
     check_losses(case, "loss", found)
     total = sum(v for k, v in found.items() if k.startswith("loss"))
     assert float(total.detach()) == pytest.approx(float(case.outputs["total"]), rel=1e-4)
