@@ -5,6 +5,7 @@ where that changes a number, `inset` is 1 for its way and 0 for the plain one.
 """
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -116,6 +117,8 @@ def hungarian_match(cost_GQN: Tensor, counts: Sequence[int], *, repeats: int = 1
     from scipy.optimize import linear_sum_assignment
 
     costs, found = cost_GQN.detach().float().cpu().numpy(), []
+    if not np.isfinite(costs).all():
+        raise ValueError("the costs of pairs of slots and targets must be finite, some are not; the training has diverged, or boxes hold nan")
     for g, count in enumerate(counts):
         block = costs[g, :, :count]
         slots, targets = linear_sum_assignment(block if repeats == 1 else block.repeat(repeats, axis=1))

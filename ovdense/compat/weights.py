@@ -65,12 +65,10 @@ def _some(names: list[str], most: int = 6) -> str:
 def weights_state(module: object) -> tuple[int, ...]:
     """Return numbers that change when a parameter or buffer is written to or replaced, () of what is no module: the key of what memory keeps.
 
-    What is written through `.data` is not seen.
+    What is written through `.data` is not seen; neither is a move to another device, which changes no value.
     """
-    if not isinstance(module, nn.Module):
-        return ()
-    parts = [getattr(t, "_local_tensor", t) for t in (*module.parameters(), *module.buffers())]  # of a tensor that ranks share: this rank's part
-    return tuple(n for t in parts for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+    parts = (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ()
+    return tuple(n for t in parts for n in (id(t), 0 if t.is_inference() else t._version))
 
 
 def weights_fingerprint(module: nn.Module, settings: object = None) -> str:

@@ -28,6 +28,9 @@ def pool_rows(logit_M: Tensor, bank: ClassBank, how: str = "max") -> Tensor:
     return out.scatter_reduce(-1, classes, logit_M[..., keep], reduce="amax" if how == "max" else "mean", include_self=False)
 
 
+POOLS = ("mean", "max", "power")
+
+
 def pool_tokens(score_BQL: Tensor, tokens_KL: Tensor, how: str = "mean") -> Tensor:
     """Return (B, Q, K): each phrase's score from its tokens' scores in 0..1.
 

@@ -1,8 +1,18 @@
 """Prompts of two evaluations: OmniLabel's free texts, and descriptions that a language model altered. Pure string work."""
 from collections.abc import Mapping, Sequence
 
-from ovdense.structures import ClassEntry
-from ovdense.text.prompts import DESCRIPTION_PREFIX, SEPARATOR, PromptChunk, Span, description_piece, form_piece, join_pieces
+from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.text.prompts import (
+    DESCRIPTION_PREFIX,
+    SEPARATOR,
+    CountsTokens,
+    PromptChunk,
+    Span,
+    description_piece,
+    form_piece,
+    join_pieces,
+    sought_and_background,
+)  # fmt: skip
 from ovdense.text.published_pieces import UNREADABLE, published_name
 
 MAX_SHORT_WORDS = 2
@@ -22,6 +32,35 @@ def omnilabel_chunks(
     are spelt as the release's `clean_name` does, equal ones are written again, and a phrase that is not in its text marks
     the text's beginning.
     """
+    _check(texts, max_texts)
+    groups = _published_groups(texts, max_texts) if published_quirks else _groups(texts, max_texts)
+    write = _published_chunk if published_quirks else _chunk
+    return [write(texts, group, noun_phrases or {}) for group in groups]
+
+
+def text_chunks(
+    vocabulary: Vocabulary, tokenizer: CountsTokens, *, max_texts: int | None, max_tokens: int, prefix: str = DESCRIPTION_PREFIX
+) -> list[PromptChunk]:
+    """Return the captions of a vocabulary whose names are whole texts, as `omnilabel_chunks` groups and writes them.
+
+    Short texts that are over `max_tokens` together (special tokens not counted) are shared out. Background classes stand at the end of every
+    caption, in which they only compete. ValueError for a vocabulary of background classes only.
+    """
+    names, (classes, background) = vocabulary.names, sought_and_background(vocabulary)
+    _check(names, max_texts or len(names))
+
+    def written(group: Sequence[int]) -> list[PromptChunk]:
+        chunk = _chunk(names, group, {}, background, prefix)
+        if len(group) == 1 or tokenizer.count(chunk.caption) <= max_tokens:
+            return [chunk]
+        half = (len(group) + 1) // 2
+        return written(group[:half]) + written(group[half:])
+
+    groups = _groups([names[k] for k in classes], max_texts or len(names))
+    return [chunk for group in groups for chunk in written([classes[n] for n in group])]
+
+
+def _check(texts: Sequence[str], max_texts: int) -> None:
     if max_texts < 1:
         raise ValueError(f"max_texts must be at least 1, got {max_texts}")
     if isinstance(texts, str):
@@ -29,9 +68,6 @@ def omnilabel_chunks(
     for n, text in enumerate(texts):
         if not isinstance(text, str) or not any(c.isalnum() for c in text):
             raise ValueError(f"every text must hold a word, got {text!r} as text {n}")
-    groups = _published_groups(texts, max_texts) if published_quirks else _groups(texts, max_texts)
-    write = _published_chunk if published_quirks else _chunk
-    return [write(texts, group, noun_phrases or {}) for group in groups]
 
 
 def _groups(texts: Sequence[str], max_texts: int) -> list[list[int]]:
@@ -57,9 +93,11 @@ def _positive(label: str, start: int) -> Span:
     return start, start + len(label.split(",")[0] if KIND_MARK in label else label)
 
 
-def _chunk(texts: Sequence[str], group: Sequence[int], noun_phrases: Mapping[str, str]) -> PromptChunk:
-    labels = {n: texts[n].strip().rstrip(".").rstrip() for n in group}
-    caption, span_of = DESCRIPTION_PREFIX, {}
+def _chunk(
+    texts: Sequence[str], group: Sequence[int], noun_phrases: Mapping[str, str], background: Sequence[int] = (), prefix: str = DESCRIPTION_PREFIX
+) -> PromptChunk:
+    labels = {n: texts[n].strip().rstrip(".").rstrip() for n in (*group, *background)}
+    caption, span_of = prefix, {}
     for label in dict.fromkeys(labels.values()):
         if span_of:
             caption += SEPARATOR
@@ -69,7 +107,8 @@ def _chunk(texts: Sequence[str], group: Sequence[int], noun_phrases: Mapping[str
             if at >= 0:
                 span_of[label] = (len(caption) + at, len(caption) + at + len(phrase))
         caption += label
-    return PromptChunk(caption=caption, class_indices=tuple(group), spans_per_class=tuple((span_of[labels[n]],) for n in group))
+    return PromptChunk(caption=caption, class_indices=tuple(group), spans_per_class=tuple((span_of[labels[n]],) for n in group),
+                       background_spans=tuple((span_of[labels[n]],) for n in background))  # fmt: skip
 
 
 def _published_chunk(texts: Sequence[str], group: Sequence[int], noun_phrases: Mapping[str, str]) -> PromptChunk:

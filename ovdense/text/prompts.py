@@ -136,6 +136,22 @@ def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPie
     return [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
 
 
+def require_all_asked(prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:
+    """Raise ValueError unless each class of the vocabulary that is not background stands in exactly one of the captions, and there is one."""
+    said, (classes, _) = sorted(k for p in prompts for k in p.class_indices), sought_and_background(vocabulary)
+    if said != classes:
+        raise ValueError(f"each of the {len(classes)} classes must stand in one of the captions, got the classes {said[:20]} in {len(prompts)} captions")
+
+
+def sought_and_background(vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """Return the indices of the classes to look for, and of the background classes; ValueError where there is nothing to look for."""
+    background = [k for k, entry in enumerate(vocabulary) if entry.is_background]
+    classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
+    if not classes:
+        raise ValueError(f"a vocabulary must have a class that is not background to look for, got {len(vocabulary)} background classes only")
+    return classes, background
+
+
 def _make_chunk(pieces: Sequence[DescriptionPiece], classes: Sequence[int], background: Sequence[int], prefix: str, closed: bool) -> PromptChunk:
     """Return the chunk of these classes and, after them, the background ones; classes whose piece is the same share one span."""
     distinct = list(dict.fromkeys(pieces[k] for k in (*classes, *background)))
@@ -168,10 +184,7 @@ def chunk_vocabulary(
     if max_classes is not None and max_classes < 1:
         raise ValueError(f"max_classes must be at least 1 or None, got {max_classes}")
     pieces = _class_pieces(vocabulary, prompt)
-    background = [k for k, entry in enumerate(vocabulary) if entry.is_background]
-    classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
-    if not classes:
-        raise ValueError(f"a vocabulary must have a class that is not background to look for, got {len(vocabulary)} background classes only")
+    classes, background = sought_and_background(vocabulary)
     closed = prompt == "descriptions"
     prefix = (DESCRIPTION_PREFIX if closed else "") if prefix is None else prefix
     counts = [tokenizer.count(piece.text) for piece in pieces]

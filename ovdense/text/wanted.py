@@ -81,7 +81,8 @@ def _descriptions(asked: Asked) -> Mapping[str, Any] | None:
 
 def _queries(asked: str) -> str | list[str]:
     """Return a string that names a vocabulary or a file as it is, and any other as the texts that it holds."""
-    if asked in BUILTIN or _exists(asked) or Path(asked).suffix.casefold() in (".txt", ".json") or "/" in asked or "\\" in asked:
+    is_path = ("/" in asked or "\\" in asked) and ". " not in asked  # but "traffic light. tv/monitor" are names
+    if asked in BUILTIN or _exists(asked) or Path(asked).suffix.casefold() in (".txt", ".json") or is_path:
         return asked
     near = difflib.get_close_matches(asked.casefold(), BUILTIN, n=1, cutoff=0.75)
     if near:

@@ -16,6 +16,7 @@ def _names(wanted):
         (["cat", "not: dog"], (("cat",), ("dog",), "names")),
         ("cat. a red chair. Not: a dog", (("cat", "a red chair"), ("a dog",), "names")),
         ("cat", (("cat",), (), "names")),
+        ("traffic light. tv/monitor", (("traffic light", "tv/monitor"), (), "names")),
         (Vocabulary.of(["a", "b"]), (("a", "b"), (), "names")),
         ({"cat": "a small furry animal", "not: dog": ["it barks"]}, (("cat",), ("dog",), "descriptions")),
     ],

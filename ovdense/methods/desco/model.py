@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.weights import weights_state
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.heads.decode import select_detections
 from ovdense.heads.segment import without_padding
@@ -22,10 +23,10 @@ from ovdense.methods.desco.head import DescoHead
 from ovdense.methods.desco.settings import TestSettings
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, TokenizedText, Vocabulary
-from ovdense.text.evaluation_prompts import omnilabel_chunks
+from ovdense.text.evaluation_prompts import text_chunks
 from ovdense.text.phrases import phrase_map
 from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token
-from ovdense.text.prompts import PromptChunk, chunk_vocabulary
+from ovdense.text.prompts import PromptChunk, chunk_vocabulary, require_all_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,8 @@ class Desco(OpenVocabModel):
     `max_tokens` bound a chunk; `chunk_batch` chunks are scored at a time ("fill": as many as `chunk_memory_gib` holds); `score_thr`, `nms_iou`, `pre_nms` and
     `chunk_dets` (detections a chunk) as published; `max_dets` a whole image (None: all, for fixed AP). `pool`: mean, max or power over a class's
     tokens. `published`: the release's quirks of `select_detections`. `prefilter_keep`: the share of chunks
-    that are scored, see `promising` (1: all).
+    that are scored, see `promising` (1: all). As in the release, the fusion attends to all places of the padded input: in a batch of several sizes
+    a smaller image's scores differ a little from those it has by itself.
     """
 
     rivals_within = True
@@ -119,6 +121,9 @@ class Desco(OpenVocabModel):
             "model_detections": f"{test.chunk_dets} per chunk, {test.max_dets or 'all'} per image",
             "score_thr": test.score_thr,
             "nms_iou": test.nms_iou,
+            "pre_nms": f"{test.pre_nms} per level",
+            "phrase_score": f"{test.pool} over the tokens",
+            "published_quirks": test.published,
         } | ({} if test.prefilter_keep == 1 else {"prefilter": f"{test.prefilter_keep:.0%} of the chunks, maps pooled by {test.prefilter_pool}"})
 
     # the four verbs
@@ -154,7 +159,7 @@ class Desco(OpenVocabModel):
     def _prompts(self, vocabulary: Vocabulary) -> list[PromptChunk]:
         most = self.test.max_classes
         if self.prompt == "texts":
-            return omnilabel_chunks(vocabulary.names, max_texts=most or len(vocabulary))
+            return text_chunks(vocabulary, self.text_encoder.tokenizer, max_texts=most, max_tokens=self.test.max_tokens - 2)
         return chunk_vocabulary(vocabulary, self.text_encoder.tokenizer, prompt=self.prompt, max_classes=most, max_tokens=self.test.max_tokens - 2)
 
     def score(self, features: list[FeatureMap], text: Sequence[EncodedChunk]) -> Iterator[list[ChunkScores]]:
@@ -211,29 +216,31 @@ class Desco(OpenVocabModel):
     # modes
 
     def ask(self, prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:
-        said = sorted(k for p in prompts for k in p.class_indices)
-        classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
-        if said != classes:
-            raise ValueError(f"each of the {len(classes)} classes must stand in one of the captions, got the classes {said[:20]} in {len(prompts)} captions")
+        require_all_asked(prompts, vocabulary)
         chunks = self.encode_prompts(prompts)  # what does not fit is said before anything changes
         self.vocabulary, self.prompt, self.asked = vocabulary, "captions", tuple(prompts)
-        self._chunks = ((vocabulary, self.asked), chunks)
+        self._chunks = (self._text_key(), chunks)
 
     def text(self) -> list[EncodedChunk]:
         """Return the encoded chunks of the vocabulary: made at the first call after it was set, then reused."""
         if self.vocabulary is None:
             raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
-        key = (self.vocabulary, self.prompt if self.asked is None else self.asked)
+        key = self._text_key()
         if self._chunks is None or self._chunks[0] != key:
             self._chunks = (key, self.encode_text(self.vocabulary) if self.asked is None else self.encode_prompts(self.asked))
         elif self._chunks[1][0].hidden_LD.device != self.device:
             self._chunks = (key, [chunk.to(self.device) for chunk in self._chunks[1]])
         return self._chunks[1]
 
+    def _text_key(self) -> tuple[Any, ...]:
+        """Return all that the encoded chunks depend on."""
+        asked = (self.prompt, self.test.max_classes, self.test.max_tokens) if self.asked is None else self.asked
+        return self.vocabulary, asked, weights_state(self.text_encoder)
+
     def set_encoded(self, vocabulary: Vocabulary, prompt: str, chunks: Sequence[EncodedChunk]) -> None:
         """Set a vocabulary together with what `encode_text` gave for it, by these very weights of the language model."""
         self.set_vocabulary(vocabulary, prompt)
-        self._chunks = ((vocabulary, prompt), [chunk.to(self.device) for chunk in chunks])
+        self._chunks = (self._text_key(), [chunk.to(self.device) for chunk in chunks])
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ovdense.heads.similarity import POOLS
+
 UNITS_OF_A_CHUNK = 6  # a chunk takes about 5 arrays of places x embed_width while it is scored (measured), one more to be safe
 
 
@@ -37,6 +39,10 @@ class TestSettings:
     prefilter_pool: int = 2
 
     def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
+        if self.max_classes is not None and self.max_classes < 1:
+            raise ValueError(f"max_classes must be at least 1, or None, got {self.max_classes}")
         if not 0 < self.prefilter_keep <= 1:
             raise ValueError(f"prefilter_keep must lie in 0..1, 0 excluded (1: every chunk is scored), got {self.prefilter_keep}")
         if self.prefilter_pool < 1 or (self.chunk_batch != "fill" and (not isinstance(self.chunk_batch, int) or self.chunk_batch < 1)):

@@ -22,6 +22,9 @@ def object_scores(logit_QT: Tensor) -> Tensor:
     return 1 - logit_QT.float().softmax(-1)[..., -1]
 
 
+PHRASE_SCORES = ("sum", "max", "object")
+
+
 def phrase_scores(logit_QT: Tensor, tokens_PL: Tensor, how: str = "sum") -> Tensor:
     """Return (..., Q, P) in 0..1: how surely a slot speaks of a phrase. `tokens_PL` bool; a phrase without tokens scores 0.
 

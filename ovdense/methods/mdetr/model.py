@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.weights import weights_state
 from ovdense.heads.embedding_head import AlignmentHead
 from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.mdetr.criterion import ImageTruth, MdetrCriterion
-from ovdense.methods.mdetr.decode import object_scores, phrase_results, phrase_scores, pixel_boxes
+from ovdense.methods.mdetr.decode import PHRASE_SCORES, object_scores, phrase_results, phrase_scores, pixel_boxes
 from ovdense.methods.mdetr.head import MdetrHead, MdetrOutputs
 from ovdense.methods.mdetr.mask_head import MaskHead, file_masks
-from ovdense.methods.mdetr.prompts import many_class_prompts, one_class_prompts, require_all_asked
+from ovdense.methods.mdetr.prompts import many_class_prompts, one_class_prompts
 from ovdense.methods.mdetr.transformer import ImageTokens, MdetrTransformer, Memory
-from ovdense.methods.mdetr.truth import image_truths
+from ovdense.methods.mdetr.truth import image_answers, image_truths
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, TokenizedText, Vocabulary
 from ovdense.text.phrases import phrase_map
-from ovdense.text.prompts import PromptChunk
+from ovdense.text.prompts import PromptChunk, require_all_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,10 @@ class TestSettings:
             raise ValueError(f'prompts must be "one" or "many" (classes a caption), got {self.prompts!r}')
         if self.pairs < 1:
             raise ValueError(f"pairs must be at least 1, got {self.pairs}")
+        if self.phrase_score not in PHRASE_SCORES:
+            raise ValueError(f"phrase_score must be one of {', '.join(PHRASE_SCORES)}, got {self.phrase_score!r}")
+        if self.max_classes is not None and self.max_classes < 1:
+            raise ValueError(f"max_classes must be at least 1, or None, got {self.max_classes}")
 
 
 @MODELS.register_module()
@@ -86,6 +91,9 @@ class Mdetr(OpenVocabModel):
         backbone = built(backbone)
         super().__init__(mean=backbone.mean, std=backbone.std, divisor=divisor)
         self.backbone, self.text_encoder = backbone, built(text_encoder)
+        if not hasattr(self.text_encoder, "max_tokens"):
+            raise ValueError(f"text_encoder must read whole captions of at most max_tokens, {type(self.text_encoder).__name__} does not; "
+                             "give a BertTextEncoder or a RobertaTextEncoder")  # fmt: skip
         self.transformer = MdetrTransformer(backbone.channels, backbone.strides, self.text_encoder.width, **(transformer or {}))
         self.head = MdetrHead(self.transformer.width, **(head or {}))
         proposals = self.transformer.slots_from == "proposals"
@@ -137,6 +145,7 @@ class Mdetr(OpenVocabModel):
             "score": "1 - P(no object)" if alone else f"{test.phrase_score} over the phrase's tokens",
             "model_detections": f"{test.max_dets or 'all'} per image",
             "score_thr": test.score_thr,
+            "boxes": "cut at the image's border" if test.clip else "not cut",
         } | ({"published_names": True} if test.published else {})
 
     # the four verbs
@@ -253,18 +262,23 @@ class Mdetr(OpenVocabModel):
         require_all_asked(prompts, vocabulary)
         encoded = self.encode_prompts(prompts)  # what does not fit is said before anything changes
         self.vocabulary, self.prompt, self.asked = vocabulary, "captions", tuple(prompts)
-        self._prompts = ((vocabulary, self.asked), encoded)
+        self._prompts = (self._text_key(), encoded)
 
     def text(self) -> list[EncodedPrompt]:
         """Return the encoded captions of the vocabulary: made at the first call after it was set, then reused."""
         if self.vocabulary is None:
             raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
-        key = (self.vocabulary, (self.prompt, self.test) if self.asked is None else self.asked)
+        key = self._text_key()
         if self._prompts is None or self._prompts[0] != key:
             self._prompts = (key, self.encode_text(self.vocabulary) if self.asked is None else self.encode_prompts(self.asked))
         elif self._prompts[1][0].text_LC.device != self.device:
             self._prompts = (key, [prompt.to(self.device) for prompt in self._prompts[1]])
         return self._prompts[1]
+
+    def _text_key(self) -> tuple[Any, ...]:
+        """Return all that the encoded captions depend on."""
+        asked = (self.prompt, self.test) if self.asked is None else self.asked
+        return self.vocabulary, asked, weights_state(self.text_encoder), weights_state(self.transformer.text_projection)
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
@@ -283,7 +297,7 @@ class Mdetr(OpenVocabModel):
         text = self.transformer.text_projection(self.text_encoder.encode(tokenized))
         image = self.encode_image(images, [t.size_hw for t in targets])
         out, states, memory = self.run(image, text, tokenized.valid_BL)
-        truth = image_truths(tokenized, targets, self.device, published=self.criterion.published)
+        truth = image_truths(tokenized, targets, self.device, published=self.criterion.published, final=self.head.final is not None)
         matches = self.criterion.match(out, truth)
         losses = {} if self.masks == "only" else self.criterion(out, truth, matches)
         if self.early_head is not None and self.masks != "only":
@@ -293,7 +307,7 @@ class Mdetr(OpenVocabModel):
             losses |= self._mask_losses(image, targets, truth, matches.of_layer(len(out.logit_NBQT) - 1), states, out.boxes_NBQ4[-1], memory,
                                         tuple(images.shape[-2:]))
         if out.answers:
-            losses |= self.criterion.answer_losses(out.answers, [t.answers for t in targets], self.head.answers.kind)
+            losses |= self.criterion.answer_losses(out.answers, image_answers(targets, self.head.answers.kind), self.head.answers.kind)
         return losses
 
     def _mask_losses(self, image: ImageTokens, targets: Sequence[ImageTarget], truth: Sequence[ImageTruth], pairs: Any, states: Tensor,

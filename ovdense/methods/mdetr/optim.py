@@ -48,10 +48,12 @@ class MdetrSchedule(_ParamScheduler):
 
     @classmethod
     def build_iter_from_epoch(
-        cls, *args: Any, total: int, drop: int, epoch_length: int, by_epoch: bool = True, end: int | None = None, **kwargs: Any
+        cls, *args: Any, total: int, drop: int, epoch_length: int, by_epoch: bool = True, begin: int = 0, end: int | None = None, **kwargs: Any
     ) -> "MdetrSchedule":
-        """Return the schedule with `total` and `drop` in epochs of `epoch_length` steps (`convert_to_iter_based` in a config)."""
-        return cls(*args, total=total * epoch_length, drop=drop * epoch_length, by_epoch=False, **kwargs)
+        """Return the schedule with `total`, `drop`, `begin` and `end` in epochs of `epoch_length` steps (`convert_to_iter_based` in a config)."""
+        if end is not None:
+            kwargs["end"] = end * epoch_length
+        return cls(*args, total=total * epoch_length, drop=drop * epoch_length, begin=begin * epoch_length, by_epoch=False, **kwargs)
 
     def factors(self, step: int) -> tuple[float, float]:
         """Return what base and text rates are multiplied by at a step (from 0)."""

@@ -1,10 +1,10 @@
 """From a vocabulary to MDETR's captions: one class a caption (the published LVIS protocol), or as many as fit. Pure string work."""
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from ovdense.structures import ClassEntry, Vocabulary
-from ovdense.text.prompts import PromptChunk, chunk_vocabulary, description_piece
+from ovdense.text.evaluation_prompts import text_chunks
+from ovdense.text.prompts import PromptChunk, chunk_vocabulary, description_piece, sought_and_background
 
 
 def published_lvis_name(name: str) -> str:
@@ -19,20 +19,13 @@ def _alone(entry: ClassEntry, prompt: str, published: bool) -> str:
 
 
 def one_class_prompts(vocabulary: Vocabulary, *, prompt: str = "names", published: bool = False) -> list[PromptChunk]:
-    """Return a caption for each class that says nothing else, in the order of the vocabulary."""
-    captions = [_alone(entry, prompt, published) for entry in vocabulary]
-    return [PromptChunk(caption=c, class_indices=(k,), spans_per_class=(((0, len(c.rstrip()) or len(c)),),)) for k, c in enumerate(captions)]
+    """Return a caption for each class that says nothing else, in the order of the vocabulary; background classes are not looked for."""
+    captions = [(k, _alone(vocabulary[k], prompt, published)) for k in sought_and_background(vocabulary)[0]]
+    return [PromptChunk(caption=c, class_indices=(k,), spans_per_class=(((0, len(c.rstrip()) or len(c)),),)) for k, c in captions]
 
 
 def many_class_prompts(vocabulary: Vocabulary, tokenizer: Any, *, prompt: str, max_classes: int | None, max_tokens: int) -> list[PromptChunk]:
-    """Return captions "cat. dog. ..." of up to `max_classes` classes and `max_tokens` tokens (special ones not counted)."""
-    most = max_classes or len(vocabulary)
-    return chunk_vocabulary(vocabulary, tokenizer, prompt="descriptions" if prompt == "descriptions" else "names", max_classes=most, max_tokens=max_tokens)
-
-
-def require_all_asked(prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:
-    """Raise ValueError unless each class of the vocabulary stands in exactly one of the captions."""
-    said = sorted(k for p in prompts for k in p.class_indices)
-    classes = [k for k, entry in enumerate(vocabulary) if not entry.is_background]
-    if said != classes:
-        raise ValueError(f"each of the {len(classes)} classes must stand in one of the captions, got the classes {said[:20]} in {len(prompts)} captions")
+    """Return captions "cat. dog. ..." of up to `max_classes` classes and `max_tokens` tokens (special ones not counted); see `text_chunks` of whole texts."""
+    if prompt == "texts":
+        return text_chunks(vocabulary, tokenizer, max_texts=max_classes, max_tokens=max_tokens, prefix="")
+    return chunk_vocabulary(vocabulary, tokenizer, prompt=prompt, max_classes=max_classes, max_tokens=max_tokens)

@@ -1,11 +1,12 @@
 """From targets in pixels and characters to what the criterion compares with: boxes in shares of the image, tokens of each box."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ovdense.methods.mdetr.criterion import ImageTruth
+from ovdense.methods.mdetr.head import QUESTION_TYPES
 from ovdense.structures import ImageTarget, TokenizedText
 from ovdense.text.phrases import char_to_token, phrase_map
 
@@ -38,16 +39,36 @@ def published_alignment_tokens(tokenized: TokenizedText, b: int, spans_per_box: 
     return tokens
 
 
-def image_truths(tokenized: TokenizedText, targets: Sequence[ImageTarget], device: torch.device, *, published: bool = False) -> list[ImageTruth]:
-    """Return the truth of each image; a span that was cut off with its caption's end gives its box no tokens."""
+def image_truths(tokenized: TokenizedText, targets: Sequence[ImageTarget], device: torch.device, *, published: bool = False,
+                 final: bool = False) -> list[ImageTruth]:  # fmt: skip
+    """Return the truth of each image; a span that was cut off with its caption's end gives its box no tokens.
+
+    ValueError names an image whose boxes are not finite, or that lacks `final` where the head has it.
+    """
     truths = []
     for b, target in enumerate(targets):
+        if not bool(target.boxes_xyxy.isfinite().all()):
+            raise ValueError(f"boxes must be finite numbers, those of image {target.file_name} are not: {target.boxes_xyxy.tolist()[:3]}")
+        if final and target.final is None and len(target.boxes_xyxy):
+            raise ValueError(f"the head says which boxes a caption is about (final), but image {target.file_name} does not; "
+                             "take a data set that says it (CLEVR-Ref+), or leave out final in the head")  # fmt: skip
         tokens = phrase_map(tokenized, b, target.positive_spans).tokens_PL.to(device)
         truth = ImageTruth(boxes=normalised_boxes(target.boxes_xyxy.to(device), target.size_hw), tokens_nL=tokens)
         if published:
             spans = target.positive_spans if target.align_spans is None else target.align_spans
             truth = replace(truth, align_tokens_nL=published_alignment_tokens(tokenized, b, spans).to(device))
-        if target.final is not None:
-            truth = replace(truth, final_n=target.final.to(device))
+        if target.final is not None or final:
+            truth = replace(truth, final_n=torch.zeros(0, device=device) if target.final is None else target.final.to(device))
         truths.append(truth)
     return truths
+
+
+def image_answers(targets: Sequence[ImageTarget], kind: str) -> list[Mapping[str, int]]:
+    """Return each image's answers; ValueError names an image that has none, or not the one that its question's type asks for."""
+    types = QUESTION_TYPES[kind]
+    for target in targets:
+        said = target.answers or {}
+        if not 0 <= said.get("type", -1) < len(types) or types[said["type"]] not in said:
+            raise ValueError(f'the model answers questions, so image {target.file_name} must come with answers such as {{"type": 0, "{types[0]}": 1}} '
+                             f"(types: {', '.join(types)}), got {target.answers}; take a data set of questions, or leave out answers in the head")  # fmt: skip
+    return [target.answers for target in targets]

@@ -1,4 +1,6 @@
 """The detector as a user meets it: vocabularies, chunks, batches, losses. Tiny, random weights, no data."""
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -265,7 +267,48 @@ def test_chunks_at_a_time__fill_the_memory_that_is_given():
     assert TestSettings(chunk_batch=3).chunks_at_a_time(maps, 512) == 3
 
 
-@pytest.mark.parametrize("wrong", [dict(chunk_batch=0), dict(chunk_batch="all"), dict(chunk_memory_gib=0)])
+@pytest.mark.parametrize("wrong", [dict(chunk_batch=0), dict(chunk_batch="all"), dict(chunk_memory_gib=0), dict(pool="avg"), dict(max_classes=0)])
 def test_settings__wrong_amounts(wrong):
-    with pytest.raises(ValueError, match="at least 1|positive"):
+    with pytest.raises(ValueError, match="at least 1|positive|pool must be"):
         TestSettings(**wrong)
+
+
+def test_text__follows_weights_that_are_loaded_into_the_language_model_and_settings():
+    model = tiny(max_classes=2)
+    model.set_vocabulary(VOCABULARY)
+    before = model.text()
+    assert model.text() is before
+    model.text_encoder.load_state_dict({n: p + torch.rand_like(p) if p.is_floating_point() else p for n, p in model.text_encoder.state_dict().items()})
+    assert not torch.equal(model.text()[0].hidden_LD, before[0].hidden_LD)
+    model.test = replace(model.test, score_thr=0.2)
+    kept = model.text()
+    model.test = replace(model.test, max_classes=4)
+    assert len(kept) == len(before) > len(model.text())
+    model.test = replace(model.test, score_thr=0.3)
+    assert len(model.text()) < len(kept)
+
+
+def test_texts__background_classes_only_compete(tmp_path):
+    from ovdense.methods.desco.folded import fold, unfold
+    from tests.methods.desco.test_serving import cfg
+
+    texts = ["a red chair left of the table", "dog", "fire hydrant"]
+    vocabulary = Vocabulary((ClassEntry(name="green grass", is_background=True), *Vocabulary.of(texts)))
+    model = tiny(max_classes=20)
+    model.set_vocabulary(vocabulary, prompt="texts")
+    assert [c.classes.tolist() for c in model.text()] == [[1], [2, 3]]
+    assert all(len(c.background_NL) == 1 and bool(c.background_NL.any()) for c in model.text())
+    found = predict(model, [image(1)], [target(1)])[0]
+    assert len(found) and 0 not in found.labels
+    same(predict(unfold(cfg(max_classes=20), fold(model)), [image(1)], [target(1)])[0], found)
+    nothing = Vocabulary((vocabulary[0],))
+    model.set_vocabulary(nothing, prompt="texts")
+    with pytest.raises(ValueError, match="not background"):
+        model.text()
+    with pytest.raises(ValueError, match="not background"):
+        model.ask([], nothing)
+
+
+def test_protocol__tells_how_boxes_are_chosen():
+    said = tiny(pool="max", pre_nms=77, published=True).protocol()
+    assert said["pre_nms"] == "77 per level" and said["phrase_score"] == "max over the tokens" and said["published_quirks"] is True

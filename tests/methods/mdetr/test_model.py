@@ -7,7 +7,9 @@ from ovdense.compat.mm import from_det_data_sample, to_det_data_sample
 from ovdense.methods.mdetr.criterion import MdetrCriterion
 from ovdense.methods.mdetr.decode import phrase_scores
 from ovdense.methods.mdetr.mask_head import MaskHead, box_places
-from ovdense.structures import Vocabulary
+from ovdense.methods.mdetr.model import Mdetr
+from ovdense.methods.mdetr.prompts import many_class_prompts
+from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.phrases import find_phrases
 from tests.methods.mdetr.tiny import BIRD, DOG, ask, batch, image, losses, target, tiny, total
 
@@ -289,3 +291,71 @@ def test_answers__of_a_question_are_those_of_its_type_and_come_with_the_results(
     assert from_det_data_sample(to_det_data_sample(result), result.names).answers == result.answers
     model.set_vocabulary(Vocabulary.of(["dog", "cat"]))
     assert model.predict(*batch(model, [target()]).values())[0].answers is None, "classes are no question"
+
+
+def with_background(*names):
+    return Vocabulary((*(ClassEntry(name=n) for n in names), ClassEntry(name="grass", is_background=True)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompts", ["one", "many"])
+def test_background__is_not_detected_and_alone_is_an_error(prompts):
+    model = tiny(prompts=prompts)
+    model.set_vocabulary(with_background("cat", "dog"))
+    (result,) = model.predict(*batch(model, [target()]).values())
+    assert set(result.labels.tolist()) == {0, 1}
+    model.set_vocabulary(Vocabulary((ClassEntry(name="grass", is_background=True),)))
+    with pytest.raises(ValueError, match="not background"):
+        model.text()
+
+
+def test_texts__are_asked_as_they_are_and_long_ones_alone():
+    vocabulary = Vocabulary((*Vocabulary.of(["a man (left) with a bag", "tv_set", "red St. Bernard", "dog"]), with_background()[0]))
+    chunks = many_class_prompts(vocabulary, tiny().text_encoder.tokenizer, prompt="texts", max_classes=None, max_tokens=100)
+    assert [(c.caption, c.class_indices) for c in chunks] == [
+        ("a man (left) with a bag. grass", (0,)), ("red St. Bernard. grass", (2,)), ("tv_set. dog. grass", (1, 3))]
+    for chunk in chunks:
+        said = [chunk.caption[slice(*span)] for (span,) in (*chunk.spans_per_class, *chunk.background_spans)]
+        assert said == [*(vocabulary[k].name for k in chunk.class_indices), "grass"]
+    few = many_class_prompts(Vocabulary.of([f"thing{k}" for k in range(9)]), tiny().text_encoder.tokenizer, prompt="texts", max_classes=None, max_tokens=8)
+    assert len(few) > 1 and sorted(k for c in few for k in c.class_indices) == list(range(9))
+
+
+@torch.no_grad()
+def test_text__follows_weights_that_are_loaded_into_a_part_of_the_model():
+    model, other = tiny(), tiny()
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    for part in ("text_encoder", "transformer.text_projection"):
+        before = model.text()
+        assert model.text() is before
+        state = {n: p + torch.rand_like(p) if p.is_floating_point() else p for n, p in other.get_submodule(part).state_dict().items()}
+        model.get_submodule(part).load_state_dict(state)
+        assert not torch.equal(model.text()[0].text_LC, before[0].text_LC), part
+
+
+def test_loss__says_which_image_lacks_what_the_heads_learn():
+    marked = target(0, **DOG, final=torch.tensor([1.0, 0.0]))
+    model = tiny(head=dict(final=True)).train()
+    assert "loss_final" in losses(model, [marked, target(1, caption="a bird")])
+    with pytest.raises(ValueError, match="1.jpg"):
+        losses(model, [marked, target(1, **BIRD)])
+    asked = tiny(head=dict(answers="gqa")).train()
+    for wrong in (None, {"type": 0}, {"type": 7, "obj": 1}, {"obj": 1}):
+        with pytest.raises(ValueError, match="1.jpg must come with answers"):
+            losses(asked, [target(0, **DOG, answers={"type": 0, "obj": 1}), target(1, **BIRD, answers=wrong)])
+    with pytest.raises(ValueError, match="0.jpg"):
+        losses(tiny().train(), [target(0, caption="a bird", phrases=["a bird"], boxes=[(1, 1, float("nan"), 9)])])
+
+
+def test_model__says_what_it_cannot_be_made_with():
+    from ovdense.text.piecewise import PiecewiseTextEncoder
+
+    for wrong in (dict(phrase_score="avg"), dict(max_classes=0)):
+        with pytest.raises(ValueError, match="phrase_score|max_classes"):
+            tiny(**wrong)
+    model = tiny()
+    with pytest.raises(ValueError, match="PiecewiseTextEncoder"):
+        Mdetr(backbone=model.backbone, text_encoder=PiecewiseTextEncoder(model.text_encoder))
+    with pytest.raises(ValueError, match="not background"):
+        model.ask([], Vocabulary((ClassEntry(name="grass", is_background=True),)))
+    assert {model.protocol()["boxes"], tiny(clip=False).protocol()["boxes"]} == {"cut at the image's border", "not cut"}

@@ -71,3 +71,8 @@ def test_schedule__resumes_where_it_was():
 def test_schedule__settings_are_checked():
     with pytest.raises(ValueError, match="total at least 1"):
         MdetrSchedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), total=0, drop=1)
+
+
+def test_schedule__in_epochs_keeps_begin_and_end():
+    schedule = MdetrSchedule.build_iter_from_epoch(wrapper(), total=10, drop=8, begin=1, end=6, epoch_length=5)
+    assert (schedule.total, schedule.drop, schedule.begin, schedule.end) == (50, 40, 5, 30)
