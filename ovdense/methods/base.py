@@ -15,6 +15,7 @@ from ovdense.structures import ImageTarget, Results, Vocabulary
 from ovdense.text.prompts import PromptChunk, describe_templates
 
 PROMPTS = ("names", "descriptions", "texts")
+EXAMPLES_ARE_OLD = "the weights have changed since the example pictures were read; give them again (use_exemplars, or set_exemplars of a predictor)"
 
 
 def built(part: dict | nn.Module | None) -> nn.Module | None:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovdense.compat.weights import weights_state
 from ovdense.heads.segment import best_class
-from ovdense.methods.base import OpenVocabModel, only_names
+from ovdense.methods.base import EXAMPLES_ARE_OLD, OpenVocabModel, asked_vocabulary, only_names
 from ovdense.structures import ImageTarget, Results, Vocabulary
 
 
@@ -24,6 +25,7 @@ class TrainingFreeSegmenter(OpenVocabModel):
     def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean=mean, std=std, divisor=1)
         self._text: Any = None
+        self._text_of: tuple[Any, ...] = ()  # all that the text depends on
 
     @property
     def wants_background(self) -> bool:
@@ -32,12 +34,26 @@ class TrainingFreeSegmenter(OpenVocabModel):
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on. `prompt` must be "names"."""
         super().set_vocabulary(vocabulary, only_names(self, prompt))
-        self._text = self.encode_text(vocabulary)
+        self._text, self._text_of = self.encode_text(vocabulary), self._text_key()
 
     def _ask_by_examples(self, vocabulary: Vocabulary, text: Any) -> None:
         """Predict these classes from now on with a text that was made of example pictures."""
         super().set_vocabulary(vocabulary)
         self.prompt, self._text = "exemplars", text
+        self._text_of = self._text_key()
+
+    def text(self) -> Any:
+        """Return the vocabulary's text; encoded anew where weights have changed since. ValueError where nothing was asked, or examples cannot be read anew."""
+        vocabulary = asked_vocabulary(self)
+        if self._text_of != self._text_key():
+            if self.prompt == "exemplars":
+                raise ValueError(EXAMPLES_ARE_OLD)
+            self._text = self.encode_text(vocabulary)
+            self._text_of = self._text_key()
+        return self._text
+
+    def _text_key(self) -> tuple[Any, ...]:
+        return self.vocabulary, self.prompt, weights_state(self)
 
     @abstractmethod
     def score(self, features: Any, text: Any) -> Tensor:
@@ -50,9 +66,8 @@ class TrainingFreeSegmenter(OpenVocabModel):
 
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
-        if self._text is None:
-            raise ValueError("the classes must be known first; call set_vocabulary(...)")
-        return [self.score(self.features(image[None, :, : t.size_hw[0], : t.size_hw[1]]), self._text) for image, t in zip(images, targets)]
+        text = self.text()
+        return [self.score(self.features(image[None, :, : t.size_hw[0], : t.size_hw[1]]), text) for image, t in zip(images, targets)]
 
     def decode(self, scored: Sequence[Tensor], targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the best class of every pixel of the file; scores are resized bilinearly first."""

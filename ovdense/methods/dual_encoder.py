@@ -95,7 +95,7 @@ class ImageEmbedder:
 
     def _whole(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        scale = self.px / min(height, width)
+        scale = min(self.px / min(height, width), ConseEncoder.MOST_LONG * self.px / max(height, width))  # else a strip grows without bound
         size = [max(32, round(side * scale / 32) * 32) for side in (width, height)]
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
@@ -128,6 +128,18 @@ class ConseDualEncoder(DualEncoder):
             encoder, names=imagenet_names(), glosses=imagenet_glosses(), gloss_weight=gloss_weight, centering=centering
         )
         super().__init__(anchored, ConseEncoder(name, anchors_MD=anchored.anchors_MD, short_sides=short_sides), templates)
+        self.register_load_state_dict_post_hook(lambda model, keys: model._follow_text())
+
+    def _follow_text(self) -> None:
+        """Give the image side the anchors of the text side's weights."""
+        self.text.follow_weights()
+        if not torch.equal(self.image.anchors_MD, self.text.anchors_MD):
+            with torch.no_grad():
+                self.image.anchors_MD.copy_(self.text.anchors_MD)
+
+    def encode_text(self, classes: Vocabulary | Sequence[str], use_synonyms: bool = False, cache: EmbeddingCache | None = None) -> ClassBank:
+        self._follow_text()
+        return super().encode_text(classes, use_synonyms, cache)
 
 
 @MODELS.register_module()

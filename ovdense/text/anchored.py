@@ -6,9 +6,11 @@ image is the mixture of them that its posterior says. M anchors, D width.
 import hashlib
 from collections.abc import Sequence
 
+import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
+from ovdense.compat.weights import weights_state
 from ovdense.registry import MODELS
 from ovdense.text.cache import EmbeddingCache
 from ovdense.text.prompts import find_templates, unit
@@ -39,11 +41,28 @@ class AnchoredTextEncoder(nn.Module):
         if not 0 <= centering <= 1:
             raise ValueError(f"centering must lie in 0..1, got {centering}")
         self.encoder = encoder if isinstance(encoder, nn.Module) else build_from_cfg(encoder, MODELS)
-        cache = cache or EmbeddingCache()
-        raw_MD = cache.embed(self.encoder, names, find_templates(template)) + gloss_weight * cache.embed(self.encoder, glosses)
+        self.names, self.glosses, self.template = tuple(names), tuple(glosses), template
+        self.gloss_weight, self.centering, self.cache = gloss_weight, centering, cache or EmbeddingCache()
+        mean_D, anchors_MD = self._table()
+        self.register_buffer("mean_D", mean_D, persistent=False)
+        self.register_buffer("anchors_MD", anchors_MD, persistent=False)
+        self._state = weights_state(self.encoder)
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Return the mean (D,) and the anchors (M, D) of the encoder's weights."""
+        raw_MD = self.cache.embed(self.encoder, self.names, find_templates(self.template)) + self.gloss_weight * self.cache.embed(self.encoder, self.glosses)
         raw_MD = unit(raw_MD)
-        self.register_buffer("mean_D", centering * raw_MD.mean(0), persistent=False)
-        self.register_buffer("anchors_MD", unit(raw_MD - self.mean_D), persistent=False)
+        mean_D = self.centering * raw_MD.mean(0)
+        return mean_D, unit(raw_MD - mean_D)
+
+    @torch.no_grad()
+    def follow_weights(self) -> None:
+        """Make mean and anchors anew if the encoder's weights were written to since."""
+        state = weights_state(self.encoder)
+        if state != self._state:
+            for own, new in zip((self.mean_D, self.anchors_MD), self._table()):
+                own.copy_(new)
+            self._state = state
 
     @property
     def width(self) -> int:
@@ -51,10 +70,12 @@ class AnchoredTextEncoder(nn.Module):
 
     def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Return one unit row a sentence, float32: the encoder's row (averaged over the templates) less the mean."""
+        self.follow_weights()
         return unit(self.encoder.embed(sentences, templates) - self.mean_D)
 
     def fingerprint(self) -> str:
         """Return a hash of the encoder and of the anchors' mean: the key of everything computed with them."""
+        self.follow_weights()
         digest = hashlib.sha256(self.encoder.fingerprint().encode())
         digest.update(self.mean_D.cpu().numpy().tobytes())
         digest.update(self.anchors_MD.cpu().numpy().tobytes())

@@ -16,7 +16,7 @@ One of several descriptions may be a plain string; the parts of a description ar
 """
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -86,7 +86,7 @@ def with_descriptions(vocabulary: Vocabulary, descriptions: str | Path | Mapping
     if not said:
         raise where.error("descriptions must name at least one class, got none")
     entries, taken = list(vocabulary), {}
-    finder = _class_finder(vocabulary)
+    finder = class_finder(vocabulary)
     unknown = [name for name, _ in said if finder(name) is None]
     if whole_set and len(unknown) < len(said):
         said = [(name, fields) for name, fields in said if finder(name) is not None]
@@ -172,7 +172,7 @@ def _list_form(content: list) -> Form:
     return "desco" if "object" in first else "categories" if "id" in first else "classes"
 
 
-def _class_finder(vocabulary: Vocabulary):
+def class_finder(vocabulary: Vocabulary) -> Callable[[str], int | None]:
     """Return the function from a name to its class index, None when it is unknown or fits several."""
     by_name = {plain(entry.name): k for k, entry in enumerate(vocabulary)}
     by_noun: dict[str, list[int]] = {}

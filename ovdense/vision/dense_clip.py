@@ -63,7 +63,7 @@ class ClipDenseEncoder(DenseImageEncoder):
         return self._whole(self._trunk(images_BCHW))
 
     def settings(self) -> dict[str, Any]:
-        return {"model": self.model_name}
+        return {"model": self.model_name, "mean": self.mean, "std": self.std}
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """Return the value path's output before it is normalised, (B, D, h, w)."""
@@ -87,7 +87,9 @@ class ClipDenseEncoder(DenseImageEncoder):
 
     def _trunk(self, images_BCHW: Tensor) -> Tensor:
         """Return the last stage's map (ResNet), or the tokens before the last block, [CLS] first (ViT)."""
-        visual = self.visual
+        visual, least = self.visual, self.stride - self.is_resnet  # a ResNet's convolutions round up at first
+        if min(images_BCHW.shape[2:]) < least:
+            raise ValueError(f"{self.model_name} reads images of at least {least} pixels a side, got {tuple(images_BCHW.shape[2:])}; enlarge the image")
         if self.is_resnet:
             return visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images_BCHW)))))
         patch_BCHW = visual.conv1(images_BCHW)

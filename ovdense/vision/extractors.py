@@ -228,7 +228,7 @@ class ClipKeys(FeatureExtractor):
         return key_BLC.transpose(1, 2).unflatten(2, tuple(s // self.encoder.stride for s in image_BCHW.shape[2:])).float()
 
     def settings(self) -> dict[str, Any]:
-        return {**self.encoder.settings(), "block": self.block}
+        return {"model": self.encoder.model_name, "block": self.block}
 
 
 @MODELS.register_module()

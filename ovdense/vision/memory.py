@@ -83,7 +83,7 @@ class RememberingBackbone(nn.Module):
             )
         self.channels, self.strides = self.backbone.channels, self.backbone.strides
         self.mean, self.std = self.backbone.mean, self.backbone.std
-        self.memory = ImageMemory(self.backbone, max_gib=max_gib, on_disk=on_disk, about=str(self.strides))
+        self.memory = ImageMemory(self.backbone, max_gib=max_gib, on_disk=on_disk, about=f"{self.strides} {self.backbone!r}")  # eps and the like
         self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
 
     def forget(self) -> None:

@@ -44,6 +44,9 @@ class VitBackbone(nn.Module):
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return one FeatureMap, floor(H / patch) high, of normalised images."""
         net = self.net
+        if min(images_BCHW.shape[2:]) < self.strides[0]:
+            raise ValueError(f"a transformer of {self.strides[0]} x {self.strides[0]} patches reads images of at least one patch, got "
+                             f"{tuple(images_BCHW.shape[2:])} pixels; enlarge the image")  # fmt: skip
         patch_BCHW = net.patch_embed.proj(images_BCHW)
         size_hw = patch_BCHW.shape[2:]
         prefix = [token for token in (getattr(net, "cls_token", None), getattr(net, "dist_token", None), getattr(net, "reg_token", None)) if token is not None]

@@ -46,3 +46,30 @@ def test_conse__names_what_is_in_real_photos(data_root):
         inside += bool(box.all()) or float(score[box].mean()) > float(score[~box].mean())
     print(f"{first} of {len(largest)} images first of {len(vocabulary)} names, {inside} boxes above their surroundings")
     assert first > 3 * len(largest) / len(vocabulary) and inside > 0.8 * len(largest)
+
+
+def test_embedder__a_strip_does_not_grow_without_bound():
+    from types import SimpleNamespace
+
+    from ovdense.methods.dual_encoder import ImageEmbedder
+
+    embedder = ImageEmbedder(SimpleNamespace(width=3), px=384, square=False)
+    assert embedder._whole(np.zeros((2, 600, 3), np.uint8)).shape == (32, 6 * 384, 3)
+    assert embedder._whole(np.zeros((100, 600, 3), np.uint8)).shape == (384, 6 * 384, 3)
+
+
+def test_conse__anchors_follow_the_text_weights():
+    from ovdense.text.encoders import BertTextEncoder
+
+    def tiny(seed):
+        torch.manual_seed(seed)
+        return BertTextEncoder(weights=None, frozen=True, config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+
+    made, other = ConseDualEncoder(text=tiny(0), short_sides=(64,)), ConseDualEncoder(text=tiny(1), short_sides=(64,))
+    assert not torch.allclose(made.text.anchors_MD, other.text.anchors_MD)
+    made.load_state_dict(other.state_dict())
+    for a, b in ((made.text.mean_D, other.text.mean_D), (made.text.anchors_MD, other.text.anchors_MD), (made.image.anchors_MD, other.image.anchors_MD)):
+        torch.testing.assert_close(a, b)
+    made.text.encoder.load_state_dict(tiny(2).state_dict())
+    made.encode_text(["cat"])
+    assert not torch.allclose(made.text.anchors_MD, other.text.anchors_MD) and torch.equal(made.image.anchors_MD, made.text.anchors_MD)

@@ -76,3 +76,31 @@ def test_predictor__adds_the_background_that_the_model_has_a_rule_for():
     without = OpenVocabPredictor(model(), resize=resize)
     without.set_vocabulary(["red", "green"])
     assert without.vocabulary.names == ("red", "green")
+
+
+def test_text__follows_the_weights():
+    """Weights that are loaded after the classes were named: the text is that of the new ones; examples have to be given again."""
+    from torch import nn
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.turn_DD = nn.Parameter(torch.eye(3), requires_grad=False)
+
+        def embed(self, sentences, templates=("{}",)):
+            return torch.stack([torch.tensor(AXES[s]) for s in sentences]) @ self.turn_DD
+
+        def fingerprint(self):
+            return "scaled"
+
+    made = MaskClip(DualEncoder(Scaled(), Colours(), "plain"), image_weight=0.0)
+    made.set_vocabulary(COLOURS)
+    first = predict(made, picture()).label_map_HW
+    assert made.text() is made.text()
+    made.load_state_dict({"encoder.text.turn_DD": torch.eye(3)[[2, 0, 1]]})
+    assert torch.equal(predict(made, picture()).label_map_HW, torch.tensor([1, 2, 0])[first])
+    made._ask_by_examples(COLOURS, made.text())
+    predict(made, picture())
+    made.encoder.text.load_state_dict({"turn_DD": torch.eye(3)})
+    with pytest.raises(ValueError, match="give them again"):
+        predict(made, picture())

@@ -138,3 +138,18 @@ def test_imagenet__has_a_name_and_a_gloss_for_each_class():
     assert len(names) == len(glosses) == 1000 and all(glosses) and names[1] == "goldfish"
     assert not any(gloss.startswith(name + ":") for name, gloss in zip(names, glosses))
     assert "freshwater fishes" in glosses[1]
+
+
+def test_clip__normalisation_is_part_of_the_fingerprint():
+    tower = tiny_vit()
+    assert len({ClipDenseEncoder(visual=tower, **own).fingerprint() for own in ({}, dict(mean=(1.0, 2.0, 3.0)), dict(std=(1.0, 2.0, 3.0)))}) == 3
+
+
+def test_clip__an_image_thinner_than_a_patch_is_named():
+    from ovdense.vision.vit import VitBackbone
+
+    for encoder in (ClipDenseEncoder(visual=tiny_vit()), ClipDenseEncoder(visual=ModifiedResNet([1, 1, 1, 1], output_dim=12, heads=2, image_size=64, width=8))):
+        with pytest.raises(ValueError, match=r"at least \d+ pixels .*\(5, 48\)"):
+            encoder.encode_dense(torch.rand(1, 3, 5, 48))
+    with pytest.raises(ValueError, match=r"at least one patch.*\(48, 5\)"):
+        VitBackbone("vit_tiny_patch16_224")(torch.rand(1, 3, 48, 5))

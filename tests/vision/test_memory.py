@@ -97,3 +97,15 @@ def test_text_memory__a_caption_is_read_once_and_kept_on_disk(tmp_path, monkeypa
     assert float(rows[~tokenized.valid_BL].abs().sum()) == 0
     with pytest.raises(ValueError, match="wholly frozen"):
         RememberingTextEncoder(BertTextEncoder(weights=None, frozen=False, config=dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)))
+
+
+def test_memory__on_disk_knows_settings_that_change_the_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVDENSE_CACHE", str(tmp_path))
+    images = _images(1)
+
+    def features(**settings):
+        backbone = TimmBackbone("tf_efficientnet_lite0", out_strides=(16, 32), weights="embedded", frozen_stages=4, **settings)
+        return RememberingBackbone(backbone, on_disk=True).train()(images)[0].tensor_BCHW
+
+    plain, again, other = features(), features(), features(norm_eps=0.1)
+    assert torch.equal(plain, again) and not torch.allclose(plain, other, atol=1e-2)

@@ -22,6 +22,10 @@ class LocalVectors(nn.Module):
         self.backbone, self._model = model.backbone, [model]  # in a list: its other parts are no parameters of this
         self.mean, self.std, self.width = model.backbone.mean, model.backbone.std, model.backbone.embed_width
 
+    @property
+    def device(self) -> torch.device:
+        return self._model[0].device
+
     @torch.no_grad()
     def encode_dense(self, images_BCHW: Tensor) -> FeatureMap:
         local = self.backbone.dense(images_BCHW.to(self._model[0].device)).local

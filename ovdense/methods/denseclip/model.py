@@ -3,7 +3,7 @@
 Flow: backbone -> maps and local vectors; vocabulary -> text, once; pixel_text -> cosines of places and classes; decoder ->
 label maps or boxes. Without a text encoder it is the same network without language (the paper's CLIP-FPN baselines).
 """
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovdense.compat.weights import weights_state
 from ovdense.heads.segment import label_maps, resized, slide, without_padding
-from ovdense.methods.base import OpenVocabModel, built
+from ovdense.methods.base import EXAMPLES_ARE_OLD, OpenVocabModel, built
 from ovdense.methods.denseclip.backbones import PairedBackbone
 from ovdense.methods.denseclip.decoders import stacked_labels
 from ovdense.methods.denseclip.pixel_text import ClassText, PixelScores, PixelText
@@ -121,7 +122,8 @@ class DenseClip(OpenVocabModel):
 
         text = text_of_examples(self, vocabulary, source)
         super().set_vocabulary(vocabulary)
-        self.prompt, self._text = "exemplars", ((vocabulary, "exemplars"), text)
+        self.prompt = "exemplars"
+        self._text = (self._text_key(), text)
 
     def _check_count(self, vocabulary: Vocabulary) -> None:
         if not self.decoder.is_open and self.decoder.num_classes != len(vocabulary):
@@ -149,7 +151,7 @@ class DenseClip(OpenVocabModel):
 
     def encode_text(self, vocabulary: Vocabulary) -> ClassText | None:
         if self.prompt == "exemplars":
-            raise ValueError("the weights have changed since the example pictures were read; give them again (use_exemplars, or set_exemplars of a predictor)")
+            raise ValueError(EXAMPLES_ARE_OLD)
         return None if self.text_encoder is None else self.pixel_text.encode(self.text_encoder, vocabulary, self.prompt)
 
     def compare(self, features: DenseFeatures | list[FeatureMap], text: ClassText | None) -> tuple[Sequence[FeatureMap], PixelScores | None]:
@@ -174,7 +176,7 @@ class DenseClip(OpenVocabModel):
             raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
         if self.text_encoder is None:
             return None
-        key = (self.vocabulary, self.prompt)
+        key = self._text_key()
         if self._text is None or self._text[0] != key:
             with torch.no_grad():
                 self._text = (key, self.encode_text(self.vocabulary))
@@ -182,12 +184,35 @@ class DenseClip(OpenVocabModel):
             self._text = (key, self._text[1].to(self.device))
         return self._text[1]
 
+    def _text_key(self) -> tuple[Any, ...]:
+        """Return all that the text depends on: that of example pictures is the image side's as well."""
+        parts = (self,) if self.prompt == "exemplars" else (self.text_encoder, self.pixel_text)
+        return self.vocabulary, self.prompt, *(weights_state(p) for p in parts)
+
     @property
     def device(self) -> torch.device:
         return self.data_preprocessor.mean.device
 
+    def _alike(self, images: Tensor, targets: Sequence[ImageTarget]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield the images of a batch that are of one size, and where they are in it, without the padding that larger ones brought.
+
+        Attention pooling, context decoder and positions see a whole input, so that an image's answer would depend on its batch mates.
+        """
+        step, at = self.data_preprocessor.divisor, {}
+        for b, t in enumerate(targets):
+            at.setdefault(tuple(min(-(-side // step) * step, most) for side, most in zip(t.size_hw, images.shape[-2:])), []).append(b)
+        for (h, w), rows in at.items():
+            yield rows, images[rows, :, :h, :w] if len(at) > 1 or (h, w) != tuple(images.shape[-2:]) else images
+
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        found: dict[int, Results] = {}
+        for rows, part in self._alike(images, targets):
+            found |= zip(rows, self._predict(part, [targets[b] for b in rows]))
+        return [found[b] for b in range(len(targets))]
+
+    def _predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
+        """Return the results of images of one size."""
         input_hw = tuple(images.shape[-2:])
         if self.decoder.task == "semantic":
             return self.decode(self.segment(images), targets, input_hw)
@@ -210,6 +235,12 @@ class DenseClip(OpenVocabModel):
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         """Return each class's probability at every place; of a detector the cosines of its pixel-text maps over tau, as probabilities too."""
+        found: dict[int, Tensor] = {}
+        for rows, part in self._alike(images, targets):
+            found |= zip(rows, self._score_maps(part, [targets[b] for b in rows]))
+        return [found[b] for b in range(len(targets))]
+
+    def _score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         if self.decoder.task == "semantic":
             score = self.segment(images)
             score = score.softmax(1) if self.test.views == [(1.0, False)] else score

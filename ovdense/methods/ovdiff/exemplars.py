@@ -10,7 +10,7 @@ from ovdense.data.object_crops import square_around
 from ovdense.data.transforms import read_image
 from ovdense.registry import DATASETS
 from ovdense.structures import ClassEntry
-from ovdense.support.store import SupportSet, SupportStore
+from ovdense.support.store import SupportSet, SupportStore, file_digest
 
 
 class DatasetExemplars:
@@ -25,12 +25,14 @@ class DatasetExemplars:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
         self.dataset = DATASETS.build(dict(dataset)) if isinstance(dataset, Mapping) else dataset
         self.num_images, self.margin, self.min_side = num_images, margin, min_side
+        self._digest = ""
         self.store = store if isinstance(store, SupportStore) else SupportStore(store)
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
         """Return the class's examples; ValueError where the dataset has none."""
-        made_with = {"kind": "dataset", "dataset": self.dataset.dataset_name, "file": str(self.dataset.ann_file.name), "num_images": self.num_images,
-                     "margin": self.margin, "min_side": self.min_side}  # fmt: skip
+        self._digest = self._digest or file_digest(Path(self.dataset.ann_file))
+        made_with = {"kind": "dataset", "dataset": self.dataset.dataset_name, "annotations": self._digest,
+                     "images": str(self.dataset.image_folder), "num_images": self.num_images, "margin": self.margin, "min_side": self.min_side}  # fmt: skip
         found = self.store.find(entry.name, made_with)
         if found is not None:
             return found

@@ -15,11 +15,11 @@ from ovdense.compat.paths import data_path
 from ovdense.compat.weights import load_checked, read_state_dict
 from ovdense.heads.segment import label_maps, resized, without_padding
 from ovdense.losses import pixel_cross_entropy
-from ovdense.methods.base import OpenVocabModel
+from ovdense.methods.base import OpenVocabModel, asked_vocabulary, only_names
 from ovdense.methods.ranks import over_ranks
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, Vocabulary
-from ovdense.text.vocabulary import load_vocabulary
+from ovdense.text.vocabulary import class_finder, load_vocabulary
 
 
 @MODELS.register_module()
@@ -48,7 +48,8 @@ class RecoPlus(OpenVocabModel):
     `classes`: the vocabulary of the pseudo-labels: the classes.json that tools/pseudo_label.py leaves beside them (below the data root unless
     absolute), or what `load_vocabulary` reads. `channels`, `low_channels`, `dilations`, `dropout`: of mmseg's DepthwiseSeparableASPPHead.
     `background_weight`: what a background pixel counts beside one of another class (the release has no background; ReCo's labels of few photos are nearly
-    all background, and a short training answers nothing else). `loss_step` n: the loss looks at one pixel of every n x n.
+    all background, and a short training answers nothing else). `loss_step` n: the loss looks at one pixel of every n x n. Convolutions and the head's
+    pooling of the whole input see the padding of a batch, as in mmseg: images of several sizes are answered as by themselves only one at a time.
     """
 
     def __init__(
@@ -79,20 +80,25 @@ class RecoPlus(OpenVocabModel):
 
     def set_vocabulary(self, vocabulary: Vocabulary, prompt: str = "names") -> None:
         """Predict these classes from now on, some or all of the trained ones in any order; KeyError for another."""
+        only_names(self, prompt)
         self.encode_text(vocabulary)
-        super().set_vocabulary(vocabulary, prompt)
+        super().set_vocabulary(vocabulary)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
         return [level.tensor_BCHW for level in self.backbone(images)]
 
     def encode_text(self, vocabulary: Vocabulary) -> Tensor:
-        """Return (K,) int64, the trained class of each asked one; KeyError for a name that was not trained."""
-        trained = {entry.noun: k for k, entry in enumerate(self.classes)}
-        unknown = [entry.name for entry in vocabulary if entry.noun not in trained]
+        """Return (K,) int64, the trained class of each asked one: of its name, or of its noun where one class alone has it.
+
+        KeyError for a class that was not trained, or of whose noun there are several.
+        """
+        named, find = {entry.name: k for k, entry in enumerate(self.classes)}, class_finder(self.classes)
+        trained = [next((k for k in (named.get(e.name), find(e.name), find(e.noun)) if k is not None), None) for e in vocabulary]
+        unknown = [entry.name for entry, k in zip(vocabulary, trained) if k is None]
         if unknown:
-            raise KeyError(f"ReCo+ knows the classes of its pseudo-labels only, and {unknown[:5]} are none of them ({', '.join(list(trained)[:8])}, ...); "
-                           "ask ReCo itself, or make pseudo-labels with them")
-        return torch.tensor([trained[entry.noun] for entry in vocabulary])
+            raise KeyError(f"ReCo+ knows the classes of its pseudo-labels only, and {unknown[:5]} are none of them ({', '.join(list(named)[:8])}, ...), or "
+                           "several; ask ReCo itself, or make pseudo-labels with them")  # fmt: skip
+        return torch.tensor(trained)
 
     def score(self, features: list[Tensor], text: Tensor) -> Tensor:
         """Return logits (B, K, H/s, W/s) of the asked classes at the finest map's stride."""
@@ -101,16 +107,17 @@ class RecoPlus(OpenVocabModel):
     def decode(self, scored: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         raise NotImplementedError("predict knows the input's size")
 
+    @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
-        if self.vocabulary is None:
-            raise ValueError("the classes must be known first; call set_vocabulary(...)")
-        logit_BKHW = self.score(self.encode_image(images), self.encode_text(self.vocabulary))
+        text = self.encode_text(asked_vocabulary(self))
+        logit_BKHW = self.score(self.features(images), text)
         return label_maps(logit_BKHW, targets, self.vocabulary.names, tuple(images.shape[2:]))
 
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         """Return each asked class's probability among the asked ones at every place."""
-        score = self.score(self.encode_image(images), self.encode_text(self.vocabulary)).softmax(1)
+        text = self.encode_text(asked_vocabulary(self))
+        score = self.score(self.features(images), text).softmax(1)
         return [without_padding(s, t.size_hw, tuple(images.shape[-2:])) for s, t in zip(score, targets, strict=True)]
 
     def loss(self, images: Tensor, targets: Sequence[ImageTarget]) -> dict[str, Tensor]:

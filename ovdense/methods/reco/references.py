@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.weights import weights_fingerprint
+from ovdense.compat.weights import weights_fingerprint, weights_state
 from ovdense.data.center_crop import center_square
 from ovdense.methods.dual_encoder import DualEncoder, ImageEmbedder
 from ovdense.methods.reco.archive import Archive, archive_batch, archive_paths
@@ -49,6 +49,10 @@ class Retrieval:
     engine: Engine = "exact"
     deduplicate: bool = True
     use_synonyms: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.px, self.index_px) < 1:
+            raise ValueError(f"k, px and index_px must be at least 1, got {self.k}, {self.px} and {self.index_px}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ class ReferenceBuilder:
         self._parts = ""
         self._memory: dict[str, tuple[Tensor, ...]] = {}
         self._room = MEMORY_BYTES
+        self._state: tuple[tuple[int, ...], ...] = ()  # of the weights that all this is of
 
     @property
     def index(self) -> ImageIndex:
@@ -106,8 +111,9 @@ class ReferenceBuilder:
 
     def references(self, classes: Sequence[ClassEntry]) -> Tensor:
         """Return (K, C) unit vectors of the classes, in order."""
+        self._follow_weights()
         contexts = self.contexts()
-        return torch.stack([self._of_class(self.said(entry), contexts) for entry in classes])
+        return torch.stack([self._of_class(self.said(entry), contexts).to(self.device) for entry in classes])
 
     def said(self, entry: ClassEntry) -> tuple[str, ...]:
         """Return how a class is asked for: its noun, and its synonyms where they are used."""
@@ -146,6 +152,7 @@ class ReferenceBuilder:
         A picture's mask takes the place of the text attention: only patches that are mostly inside it are partners, and one of them is the seed. Pictures
         whose mask has nothing in their middle square are left out; ValueError where none is left.
         """
+        self._follow_weights()
         inside = [mask_of_square(given_mask(i, i.read()), self.retrieval.px) for i in support.images]
         kept = [n for n, mask in enumerate(inside) if mask is None or bool(mask.any())]
         if not kept:
@@ -217,9 +224,22 @@ class ReferenceBuilder:
         if not self._parts:
             retrieval = {k: v for k, v in asdict(self.retrieval).items() if k not in ("archive", "data_root")}
             said = [retrieval, {**asdict(self.rules), "aliases": None}, str(self.retriever.templates), str(self.dense.templates)]
-            modules = "".join(weights_fingerprint(m) for m in (self.encoder, self.dense, self.retriever))
+            modules = "".join(_print(m) for m in (self.encoder, self.dense, self.retriever))
             self._parts = hashlib.sha256((json.dumps(said, sort_keys=True) + modules).encode()).hexdigest()
         return f"{self._parts}-{self.index.fingerprint()}"
+
+    def _follow_weights(self) -> None:
+        """Forget what other weights gave."""
+        state = tuple(weights_state(m) for m in (self.encoder, self.dense, self.retriever))
+        if state != self._state:
+            self._state, self._index, self._contexts, self._parts = state, None, None, ""
+            self._vectors, self._memory, self._room = {}, {}, MEMORY_BYTES
+
+
+def _print(module: nn.Module) -> str:
+    """Return a hash of a network's weights, its settings (of one without a fingerprint: how its layers are set), and how it wants its images."""
+    own = module.fingerprint() if hasattr(module, "fingerprint") else weights_fingerprint(module, repr(module))
+    return f"{own} {tuple(module.mean)} {tuple(module.std)}"
 
 
 class _Computed:

@@ -321,3 +321,40 @@ def test_paired_backbone__vectors_are_resized_and_remembered_in_training():
     assert torch.allclose(first.local.tensor_BCHW, plain.local.tensor_BCHW, atol=1e-3)
     with pytest.raises(ValueError, match="stride must be one of"):
         PairedBackbone(backbone, places, stride=8)
+
+
+@pytest.mark.parametrize("decoder", ["semantic", "open_semantic", "mask_rcnn"])
+def test_a_batch__of_several_sizes_equals_single_images(decoder):
+    """Attention pooling, context decoder and positions must not see the padding that batch mates bring."""
+    from dataclasses import replace
+
+    model, sizes = make(decoder), [(32, 64), (64, 96), (32, 50), (64, 96)]
+    pixels = [torch.randint(0, 256, (3, *s), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)) for n, s in enumerate(sizes)]
+    known = [replace(t, size_hw=s, original_size_hw=s) for t, s in zip(targets(images(4)), sizes)]
+
+    def answers(which):
+        batch = model.data_preprocessor({"images": [pixels[b] for b in which]})["images"]
+        found = model.predict(batch, [known[b] for b in which])
+        return found, model.score_maps(batch, [known[b] for b in which])
+
+    with torch.no_grad():
+        together, maps = answers(range(4))
+        for b in range(4):
+            (alone,), (own,) = answers([b])
+            assert together[b].image_id == b
+            torch.testing.assert_close(maps[b], own, atol=1e-5, rtol=1e-4)
+            if decoder != "mask_rcnn":
+                assert (together[b].label_map_HW == alone.label_map_HW).float().mean() > 0.999
+            else:
+                torch.testing.assert_close(together[b].scores, alone.scores, atol=1e-4, rtol=1e-3)
+
+
+def test_text__follows_a_step_of_training_and_a_part_that_is_loaded():
+    model = make("open_semantic").train()
+    before = model.text().rows_1KC
+    with torch.no_grad():
+        model.pixel_text.contexts.add_(torch.randn_like(model.pixel_text.contexts))
+    stepped = model.eval().text().rows_1KC
+    assert not torch.allclose(before, stepped) and model.text().rows_1KC is stepped
+    model.text_encoder.load_state_dict(make("open_semantic", seed=1).text_encoder.state_dict())
+    assert not torch.allclose(model.text().rows_1KC, stepped)

@@ -293,3 +293,34 @@ def test_model__fewer_images_than_wanted_are_all_taken(coloured):
     model = coloured()
     model.builder.retrieval = Retrieval(archive=model.builder.retrieval.archive, k=50, px=64, index_px=64)
     assert len(model.builder.support(("red",))) == 18
+
+
+def test_references__are_made_anew_for_other_settings_and_weights(coloured, monkeypatch):
+    """On the same disk cache: an encoder that wants its images otherwise, or whose weights were loaded, has references of its own."""
+    vocabulary = Vocabulary.of(["red", "blue"])
+    coloured().set_vocabulary(vocabulary)
+    for part in (ColourBackbone, Colours):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, "mean", (1.0, 2.0, 3.0))
+            other = coloured()
+            other.set_vocabulary(vocabulary)
+            assert other.encoder.calls > 0, part.__name__
+    model = coloured()
+    model.set_vocabulary(vocabulary)
+    before = model.text().reference_MC
+    assert model.encoder.calls == 0, "references come from disk"
+    model.load_state_dict({**model.state_dict(), "encoder.scale": torch.tensor([-1.0])})
+    torch.testing.assert_close(model.text().reference_MC, -before)
+    assert model.text() is model.text()
+
+
+def test_references__are_where_the_encoder_is(coloured, monkeypatch):
+    model = coloured()
+    model.set_vocabulary(Vocabulary.of(["red", "blue"]))
+    monkeypatch.setattr(type(model.builder), "device", torch.device("meta"))
+    assert model.builder.references(list(model.vocabulary)).device.type == "meta"
+
+
+def test_retrieval__of_no_image_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        Retrieval(archive="photos", k=0)

@@ -140,3 +140,32 @@ def test_dilated_resnet__keeps_stride_8_and_reads_torchvisions_names(tmp_path):
     assert [tuple(m.tensor_BCHW.shape[1:]) for m in maps] == [(256, 16, 24), (512, 8, 12), (1024, 8, 12), (2048, 8, 12)]
     stem = published.maxpool(published.relu(published.bn1(published.conv1(image))))
     torch.testing.assert_close(maps[1].tensor_BCHW, published.layer2(published.layer1(stem)), atol=1e-4, rtol=1e-4)
+
+
+def test_plus__classes_of_one_noun_stay_apart():
+    backbone = TimmBackbone("resnet18", out_strides=(4, 16), norm_eval=False)
+    made = RecoPlus(backbone, classes=["bow_(weapon)", "bow_(decorative_ribbons)", "sky", "traffic_light"], channels=16, low_channels=8, dilations=(1, 2))
+    asked = Vocabulary.of(["bow_(weapon)", "bow_(decorative_ribbons)", "sky_(weather)", "traffic light"])
+    assert made.encode_text(asked).tolist() == [0, 1, 2, 3]
+    with pytest.raises(KeyError, match="several"):
+        made.set_vocabulary(Vocabulary.of(["bow"]))
+    with pytest.raises(ValueError, match="asked by names"):
+        made.set_vocabulary(asked, prompt="descriptions")
+    for verb in (made.predict, made.score_maps):
+        with pytest.raises(ValueError, match="set_vocabulary"):
+            verb(torch.zeros(1, 3, 64, 64), [])
+
+
+def test_plus__remembers_images(labelled):
+    from ovdense.image_cache import ImageFeatureCache
+
+    data, made = dataset(labelled), plus(labelled).eval()
+    inputs = made.data_preprocessor(collate_detection([data[0]]))
+    made.set_vocabulary(data.vocabulary)
+    plain = made.predict(inputs["images"], inputs["targets"])[0].label_map_HW
+    made.image_cache = ImageFeatureCache()
+    found = [made.predict(inputs["images"], inputs["targets"])[0].label_map_HW for _ in range(2)]
+    assert made.image_cache.misses == made.image_cache.hits == 1 and all(torch.equal(plain, f) for f in found)
+    with torch.no_grad():
+        made.score_maps(inputs["images"], inputs["targets"])
+    assert made.image_cache.hits == 2
