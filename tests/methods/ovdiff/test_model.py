@@ -249,3 +249,45 @@ def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
 def test_protocol__tells_what_moves_the_numbers(examples, tmp_path):
     said = model_of(FolderSupport(examples), tmp_path, prototypes=dict(seed=3, stuff_cosine=0.7), test=dict(threshold=0.1)).protocol()
     assert (said["threshold"], said["stuff_cosine"], said["seed"]) == (0.1, 0.7, 3)
+
+
+def test_dataset_exemplars__another_file_of_the_same_name_has_its_own(tmp_path):
+    import json
+
+    from ovdense.data.detection import CocoDetection
+    from ovdense.methods.ovdiff.exemplars import DatasetExemplars
+
+    def examples_of(folder, box):
+        (tmp_path / folder / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene({"red": (0, 0, 30, 30), "blue": (30, 40, 60, 70)})[0]).save(tmp_path / folder / "images" / "0.png")
+        x, y, w, h = box
+        content = {"images": [{"id": 1, "file_name": "0.png", "width": 80, "height": 64}], "categories": [{"id": 1, "name": "cat"}],
+                   "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": w * h, "iscrowd": 0,
+                                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}]}  # fmt: skip
+        (tmp_path / folder / "instances.json").write_text(json.dumps(content))
+        data = CocoDetection(ann_file=str(tmp_path / folder / "instances.json"), image_prefix=str(tmp_path / folder / "images"), with_masks=True)
+        [image] = DatasetExemplars(data, store=tmp_path / "store").support_set(data.vocabulary[0]).images
+        return image.read().reshape(-1, 3).astype(int)
+
+    first, elsewhere = examples_of("a", [0, 0, 30, 30]), examples_of("b", [40, 30, 30, 30])
+    assert first[:, 0].max() == 220 and elsewhere[:, 0].max() < 220, "red is in the first file's window alone"
+    assert examples_of("a", [40, 30, 30, 30])[:, 0].max() < 220, "the file was edited"
+
+
+def test_prefilter__prompts_are_embedded_anew_by_other_weights():
+    from ovdense.methods.dual_encoder import DualEncoder
+    from ovdense.methods.ovdiff.category_filter import CategoryFilter
+    from tests.methods.reco.test_model import Colours
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.row_D = torch.nn.Parameter(torch.tensor([1.0, 0, 0]))
+
+        def embed(self, sentences, templates):
+            return self.row_D.detach().clone().expand(len(sentences), -1)
+
+    made = CategoryFilter(DualEncoder(Turned(), Colours(), "plain"))
+    assert made.embed(["a cat"]).tolist() == [[1, 0, 0]]
+    made.encoder.text.load_state_dict({"row_D": torch.tensor([0.0, 1, 0])})
+    assert made.embed(["a cat"]).tolist() == [[0, 1, 0]]
