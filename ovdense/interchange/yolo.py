@@ -41,7 +41,7 @@ def read(path: Path, *, split: str = "train", images: Path | None = None) -> Ann
 def _places(content: dict[str, Any], split: str, yaml_path: Path) -> list[str]:
     base, given = content.get("path") or ".", content.get(split)
     places = given if isinstance(given, list) else [given]
-    if not isinstance(base, str) or "\0" in base + str(places[:1])[:4096]:
+    if not isinstance(base, str) or any("\0" in name for name in (base, *places) if isinstance(name, str)):
         raise ValueError(f"{yaml_path}: path must be a folder's name, got {short(base)}; so must the split's {short(given)}")
     if not places or not all(isinstance(place, str) and place for place in places):
         have = [k for k in ("train", "val", "test") if content.get(k)]

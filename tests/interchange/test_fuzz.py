@@ -37,7 +37,8 @@ CVAT = (
     "<annotations><version>1.1</version><meta><task><labels><label><name>cat</name><attributes><attribute><name>age</name><input_type>number</input_type>"
     "</attribute><attribute><name>asleep</name><input_type>checkbox</input_type></attribute></attributes></label><label><name>dog</name></label></labels>"
     '</task></meta><image id="3" name="a.jpg" width="40" height="30"><box label="cat" occluded="0" xtl="1" ytl="2" xbr="9.5" ybr="12" group_id="1" z_order="0">'
-    '<attribute name="age">3</attribute><attribute name="asleep">true</attribute><attribute name="score">0.5</attribute></box>'
+    '<attribute name="age">3</attribute><attribute name="asleep">true</attribute>'
+    '<attribute name="truncated">partly</attribute><attribute name="score">0.5</attribute></box>'
     '<polygon label="cat" points="1,2;9,2;9,12" group_id="1"/><ellipse label="dog" cx="20" cy="15" rx="5" ry="4"/>'
     '<mask label="dog" rle="2, 3, 5, 2" left="3" top="4" width="4" height="3"><attribute name="object_id">7</attribute>'
     '<attribute name="box_xyxy">3,4,7,7</attribute></mask></image></annotations>'
@@ -186,6 +187,9 @@ ODD_YAML = [YAML_BOMB + "names: *j\ntrain: *j\n", YAML_BOMB + YOLO, "[" * 5000, 
             "names: !!python/object/apply:os.system [echo]\n", YOLO.replace("cat", "2001-99-99"), YOLO.replace("cat", "9" * 5000),
             YOLO.replace("images/train", '"\\0"'), YOLO.replace("images/train", "../../.."), YOLO.replace("cat", "1"),
             YOLO.replace("dog", "cat"), YOLO.replace("path: .", "path: /"), YOLO.replace("1:", "? [1, 2]\n  :"), "\ufeff" + YOLO,
+            YOLO.replace("train: images/train", "train: [images/train, ../images/train]"), YOLO.replace("train: images/train", "train: labels/train/a.txt"),
+            YOLO.replace("train: images/train", "train: [[], 3]"), YOLO + "kpt_shape: [3, 3]\n", YOLO + "kpt_shape: [no, 3]\n", YOLO.replace("cat", "no"),
+            YOLO.replace("path: .", "path: elsewhere"), YOLO.replace("images/train", "../images/train"), "names: {0: &x [*x]}\ntrain: images/train\n",
             YOLO.replace("names:", "<<: 3\nnames:"), YOLO.replace("images/train", "images/" + "x" * 5000), "- 1\n", "", "names: []\n"]  # fmt: skip
 WORDS = st.lists(st.sampled_from(("0", "1", "2", *VALUES)), max_size=9).map(lambda words: " ".join(words) + "\n")
 
