@@ -2,7 +2,7 @@
 
 Paper: arXiv 2306.09316 (ECCV 2024), mIoU 34.8, with PAMR 36.3. Class-agnostic masks as published are CutLER's: see `masks`.
 Train: nothing is trained; python tools/build_support_set.py configs/ovdiff_coco_object.py draws the support images (about 210 s a class)
-Test:  python tools/test.py configs/ovdiff_coco_object.py
+Test:  python tools/test.py configs/ovdiff_coco_object.py --data-root DATA
 """
 from mmengine.config import read_base
 

@@ -2,7 +2,7 @@
 
 Paper: arXiv 2306.09316, with retrieved photos in place of drawn ones (Sec. 3.1), at our scale. No diffusion model, no download.
 Train: nothing is trained
-Test:  python tools/test.py configs/ovdiff_coco_object_mini.py --show-dir overlays
+Test:  python tools/test.py configs/ovdiff_coco_object_mini.py --data-root DATA --show-dir overlays
 """
 from mmengine.config import read_base
 

@@ -2,7 +2,7 @@
 
 Paper: arXiv 2306.09316 (ECCV 2024), mIoU 30.1, with PAMR 31.4. Class-agnostic masks as published are CutLER's: see `masks`.
 Train: nothing is trained; python tools/build_support_set.py configs/ovdiff_context.py draws the support images (about 210 s a class)
-Test:  python tools/test.py configs/ovdiff_context.py
+Test:  python tools/test.py configs/ovdiff_context.py --data-root DATA
 """
 from mmengine.config import read_base
 

@@ -2,7 +2,7 @@
 
 Paper: arXiv 2306.09316 (ECCV 2024): mIoU 67.1, with PAMR 69.0; an independent run gave 65.7. Published masks are CutLER's: see `masks`.
 Train: nothing is trained; python tools/build_support_set.py configs/ovdiff_voc.py draws the support images (about 210 s a class)
-Test:  python tools/test.py configs/ovdiff_voc.py
+Test:  python tools/test.py configs/ovdiff_voc.py --data-root DATA
 """
 from mmengine.config import read_base
 

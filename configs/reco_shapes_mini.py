@@ -2,7 +2,7 @@
 
 Paper: arXiv 2206.07045, at our scale. Nothing is trained or downloaded.
 Train: nothing to train
-Test:  python tools/test.py configs/reco_shapes_mini.py --data-root DATA
+Test:  python tools/test.py configs/reco_shapes_mini.py
 """
 from mmengine.config import read_base
 from mmengine.runner import TestLoop

@@ -14,7 +14,7 @@ from typing import Literal
 Needs = Literal["nothing", "photos", "training", "released", "own", "files"]
 NEEDS: dict[str, str] = {
     "nothing": "works at once: all weights come with pip",
-    "photos": "all weights come with pip; photos to look for examples in lie below the data root (OVDENSE_DATA)",
+    "photos": "all weights come with pip; photos to look for examples in lie below the data root (OVDENSE_DATA), docs/guide/data.md says which",
     "training": "a checkpoint of your own, made in minutes on a CPU: python tools/train.py {config}",
     "released": "a released checkpoint, converted by tools/convert_weights.py, or your own: python tools/train.py {config}",
     "own": "a checkpoint of your own: python tools/train.py {config}; none was released",
@@ -131,9 +131,17 @@ class ModelCard:
         return (ast.get_docstring(ast.parse(self.path.read_text(encoding="utf8"))) or "").partition("\n")[0]
 
     @property
+    def trained_on(self) -> str:
+        """Return what lies below the data root for the training of a small model, nothing for those that train on drawn shapes."""
+        if self.needs != "training" or "photos" not in self.config and not self.config.startswith("reco_plus"):
+            return ""
+        return "photos below the data root" + (" and ReCo's labels of them" if self.config.startswith("reco_plus") else "")
+
+    @property
     def advice(self) -> str:
         """Return the sentence that says what weights it needs and how to come by them."""
-        return NEEDS[self.needs].format(config=f"configs/{self.config}.py")
+        on = f" on {self.trained_on} (docs/guide/data.md says which)" if self.trained_on else ""
+        return NEEDS[self.needs].format(config=f"configs/{self.config}.py") + on
 
 
 @cache

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,20 @@ def test_zoo__says_what_a_model_is_and_needs():
     card = zoo.find("mini")
     assert card is not None and card == zoo.find("MaskCLIP") == zoo.find("maskclip-voc")
     assert card.method == "MaskCLIP" and card.about.startswith("Zero-shot masks") and "works at once" in card.advice
-    assert "tools/train.py configs/desco_lvis_mini.py" in zoo.find("desco_mini").advice
+    assert "tools/train.py configs/desco_lvis_mini.py" in zoo.find("desco_mini").advice and not zoo.find("desco_mini").trained_on
+
+
+def test_zoo__small_models_of_photos_say_that_they_need_some():
+    for card in zoo.cards():
+        if card.needs == "training":
+            assert bool(card.trained_on) == ("coco_mini/" in _with_bases(card.path)), card.config
+    assert "ReCo's labels" in zoo.find("reco_plus_mini").advice
+
+
+def _with_bases(path: Path) -> str:
+    """Return a config's text, and that of what it takes from _base_ by `from ._base_.NAME import ...`."""
+    text = path.read_text()
+    return text + "".join((CONFIGS / "_base_" / f"{name}.py").read_text() for name in re.findall(r"from \._base_\.(\w+) import", text))
 
 
 def test_zoo__of_what_it_needs_the_configs_say_the_same():

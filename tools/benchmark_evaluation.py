@@ -185,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [measure(i, d, kind, engines, args.turns) for kind in args.kinds for i in args.images for d in args.per_image]
         x = "images" if len(args.images) > 1 else "detections"
         note = f"Synthetic, {CLASSES:,} classes, about {BOXES_PER_IMAGE} boxes an image; from predictions to numbers, the largest resident size of the process"
-        table = {"title": f"LVIS metric by {x}", "note": note, "rows": rows, "x": x, "y": [f"{e}_s" for e in engines], "group": "kind"}
+        title = f"LVIS metric by {x}" + ", against lvis" * (len(engines) > 1)
+        table = {"title": title, "note": note, "rows": rows, "x": x, "y": [f"{e}_s" for e in engines], "group": "kind"}
         print_rows(f"{table['title']}: {note}", rows)
         if args.out:
             replace_file(args.out, json.dumps({"machine": machine(), "tables": [table]}, indent=1))

@@ -12,9 +12,10 @@ from ovdense.runs import clean_errors
 
 HEAD = """# Benchmarks
 
-Made by `tools/benchmark_page.py` from what the other `tools/benchmark*.py` wrote; do not edit.
+Made by `tools/benchmark_page.py` from what the other `tools/benchmark*.py` wrote, up to the last section; do not edit.
 Ratios are measured in one run: both sides in turns, median, lowest and highest of the turns.
 """
+BY_HAND, UNKNOWN = "<!-- by hand -->", "unknown machine"  # what follows the first in a page stays there
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +38,7 @@ def read_tables(path: Path) -> tuple[str, list[dict]]:
     tables = (content.get("tables") or _lists_of_rows(content)) if isinstance(content, dict) else None
     if not tables or not isinstance(tables, list) or not all(isinstance(t, dict) and t.get("rows") and t.get("title") for t in tables):
         raise ValueError(f"{path}: must have 'tables' with titles and rows, as tools/benchmark*.py --out writes")
-    return str(content.get("machine", "unknown machine")), tables
+    return str(content.get("machine", UNKNOWN)), tables
 
 
 def _lists_of_rows(content: Mapping) -> list[dict]:
@@ -98,12 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         read = [read_tables(Path(r)) for r in args.results]
         tables = [table for _, of_file in read for table in of_file]
         page, plot = Path(args.page), Path(args.plot)
-        lines = [HEAD, "Machine: " + "; ".join(dict.fromkeys(machine for machine, _ in read)) + "\n", *([args.remark + "\n"] if args.remark else [])]
+        machines = dict.fromkeys(machine for machine, _ in read)
+        lines = [HEAD, "Machine: " + "; ".join([m for m in machines if m != UNKNOWN] or [UNKNOWN]) + "\n", *([args.remark + "\n"] if args.remark else [])]
         if draw(tables, plot):
             lines.append(f"![Seconds over size]({Path(os.path.relpath(plot, page.parent)).as_posix()})\n")
         for table in tables:
             lines += [f"## {table['title']}\n", *([table["note"] + "\n"] if table.get("note") else []), *table_lines(table["rows"]), ""]
-        replace_file(page, "\n".join(lines))
+        by_hand = page.read_text(encoding="utf8").partition(BY_HAND)[2] if page.is_file() else ""
+        replace_file(page, "\n".join(lines) + (f"\n{BY_HAND}{by_hand}" if by_hand else ""))
         print(f"written to {page}")
     return 0
 

@@ -61,6 +61,9 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
         if label in targets:
             raise ValueError(f"{file} and {targets[label]} would have the same label file {label}; rename one")
         targets[label] = file
+    own = {file.resolve() for file in files}
+    if out.resolve() == folder.expanduser().resolve() or any(label.resolve() in own for label in targets):
+        raise ValueError(f"labels in {out} would lie where the images are (--images); give another folder with --out")
     about = {"categories": [{"id": k, "name": e.name, "synonyms": list(e.synonyms), "background": e.is_background} for k, e in enumerate(vocabulary)],
              "source": "pseudo-labels", "protocol": {k: str(v) for k, v in protocol.items()}}  # fmt: skip
     path = out / "classes.json"
@@ -73,7 +76,7 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
             continue
         try:
             result = predictor.predict(file)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             failed.append(str(error))
             continue
         write_picture(label, result.label_map_HW.cpu().numpy().astype(np.uint8))

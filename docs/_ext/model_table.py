@@ -15,7 +15,8 @@ def rows() -> dict[str, list[tuple[str, ...]]]:
     found: dict[str, list[tuple[str, ...]]] = {}
     for card in cards():
         aliases = ", ".join(f"``{a}``" for a in card.aliases)
-        found.setdefault(card.method, []).append((f"``{card.config}``", aliases, card.task, card.about.rstrip("."), SHORT[card.needs]))
+        found.setdefault(card.method, []).append((f"``{card.config}``", aliases, card.task, card.about.rstrip("."),
+                                                 SHORT[card.needs] + (f", on {card.trained_on}" if card.trained_on else "")))  # fmt: skip
     return found
 
 

@@ -24,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("dst", help="checkpoint to write, such as desco_glip_tiny_ours.pth")
     parser.add_argument("--config", default="configs/desco_lvis.py", help="config whose model it must fit, or a model's name (default: %(default)s)")
     parser.add_argument("--keep-bgr", action="store_true",
-                        help="leave the first convolution as published, for BGR images (default: turn its input channels round; ours are RGB)")  # fmt: skip
+                        help="GLIP, DesCo: leave the first convolution as published, for BGR images (default: turn its channels; ours are RGB)")  # fmt: skip
     parser.add_argument("--clip", metavar="FILE", help="DenseCLIP: continue the text tower's 13 positions with those of this CLIP file, for names of more than "
                         "five tokens; the config's text_encoder then has context_length=77")  # fmt: skip
     parser.add_argument("--to-published", action="store_true",
@@ -59,6 +59,8 @@ def _convert(args: argparse.Namespace, found: dict[str, Any]) -> None:
             return
         mdetr = _read_mdetr(src)
         published = model_state(src) if mdetr is None else mdetr.get("model") or mdetr
+        if args.keep_bgr and (mdetr is not None or _is_denseclip(published)):
+            raise ValueError(f"--keep-bgr is for files of GLIP and DesCo, which were trained on BGR; {src} was trained on RGB, so leave it out")
         if mdetr is not None:
             ours = _converted_mdetr(mdetr, src, ema=not args.no_ema)
         else:
@@ -67,7 +69,7 @@ def _convert(args: argparse.Namespace, found: dict[str, Any]) -> None:
         unused = [n for n in expected if n.startswith(UNUSED) and n not in ours]
         ours |= {n: torch.zeros(expected[n]) for n in unused}
         _require_same(expected, {n: t.shape for n, t in ours.items()}, src, args.config)
-        write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr and mdetr is None else "RGB"}})
+        write_checkpoint(dst, {"state_dict": ours, "meta": {"converted_from": src.name, "channels": "BGR" if args.keep_bgr else "RGB"}})
     if unused:
         print(f"{', '.join(unused)}: not in {src} and read by nothing, set to zero")
     for part in dict.fromkeys(name.partition(".")[0] for name in ours):

@@ -21,7 +21,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair"')
     asked.add_argument("--vocab", metavar="NAME|FILE", help="classes: coco, voc, lvis, ... or a file")
-    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), help="ask by names, descriptions or whole texts (default: names)")
+    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), 
+                        help="ask by names, descriptions or whole texts (default: names; descriptions where --vocab is a JSON file of them)")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s")
     parser.add_argument("--text-input", action="store_true",
                         help="do not fold the vocabulary in: its embeddings are an input (MaskCLIP, DenseCLIP's open form)")

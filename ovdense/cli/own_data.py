@@ -107,7 +107,7 @@ def _scale(cfg: Config, short_side: int) -> None:
 
 
 def use_iterations(cfg: Config, number: int) -> None:
-    """Train for `number` iterations; the schedule of the learning rate, the validation and checkpoints keep to it in proportion."""
+    """Train for `number` iterations; the learning rate's schedule and the validation keep to it in proportion, checkpoints if it is shorter."""
     old = (cfg.get("train_cfg") or {}).get("max_iters")
     if number < 1 or not old:
         raise ValueError(f"--iterations must be at least 1, for a config that counts iterations (train_cfg.max_iters); got {number} and {old}")
@@ -123,6 +123,9 @@ def use_iterations(cfg: Config, number: int) -> None:
     cfg.train_cfg.max_iters = number
     if cfg.train_cfg.get("val_interval"):
         cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.val_interval * number / old))
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if not checkpoint.get("by_epoch", True) and checkpoint.get("interval", -1) > 0:
+        checkpoint["interval"] = max(1, round(checkpoint["interval"] * min(1.0, number / old)))
 
 
 def say_data(runner: Any) -> None:

@@ -36,7 +36,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("--phrases", metavar="TEXT", help='the phrases of --caption, with semicolons: "a dog; the red sofa" (default: its noun chunks)')
     parser.add_argument("--negatives", metavar="TEXT", default=(),
                         help="things that only compete: what is more like one of them is not reported; given as --texts")  # fmt: skip
-    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), help="ask by names, descriptions, or whole texts (default: names)")
+    parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), 
+                        help="ask by names, descriptions, or whole texts (default: names; descriptions where --vocab is a JSON file of them)")  # fmt: skip
     parser.add_argument("--model", "--config", dest="config", metavar="NAME|CONFIG|RUN", default=MODEL,
                         help="a model's name, a config file, or the folder of a training run (default: %(default)s, a segmenter that "
                         "works at once; see ovdense info --models)")  # fmt: skip

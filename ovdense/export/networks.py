@@ -233,8 +233,8 @@ def network_of(model: OpenVocabModel, fold: bool, size_hw: tuple[int, int]) -> t
         if model.head.answers is not None or model.test.phrase_score == "max":
             raise CannotExport('MDETR with answers, or with phrase_score="max", is not exported; take phrase_score="sum" or "object"')
         return MdetrNetwork(model, fold, size_hw), "mdetr"
-    raise CannotExport(f"{type(model).__name__} cannot be exported; MaskClip, DenseClip's segmenters, Desco and Mdetr can. ReCo and OVDiff read "
-                       "support images first; what they predict can be taught to a segmenter (tools/pseudo_label.py)")
+    raise CannotExport(f"{type(model).__name__} cannot be exported; MaskClip, DenseClip's segmenters, Desco and Mdetr can. ReCo, ReCo+ and "
+                       "OVDiff cannot; train an open DenseClip on labels that tools/pseudo_label.py makes with them, and export that")
 
 
 class _FixedResize(nn.Module):

@@ -75,6 +75,10 @@ def test_use_iterations__stretches_the_schedule():
     warm, cosine = cfg.param_scheduler
     assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == 400
     assert (warm.end, cosine.begin, cosine.end, cosine.T_max) == (12, 12, 400, 388)
+    assert cfg.default_hooks.checkpoint.interval == 125  # of 500
+    cfg = load_config("desco_coco_photos")
+    use_iterations(cfg, 16000)
+    assert cfg.default_hooks.checkpoint.interval == 500  # a kill does not lose more of a longer run
 
 
 @pytest.mark.parametrize(

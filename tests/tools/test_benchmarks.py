@@ -48,6 +48,18 @@ def test_interleaved__takes_turns():
     assert seen == ["a", "b", *"ab", *"ba", *"ab"] and [len(t) for t in times.values()] == [3, 3]
 
 
+def test_benchmark_page__keeps_what_is_written_by_hand_and_names_the_machine_that_is_known(tmp_path):
+    page = tmp_path / "p.md"
+    page.write_text("# Old\n\n<!-- by hand -->\n\n## Earlier\n\nmine\n")
+    for name, machine in (("a", {"machine": "a machine"}), ("b", {})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(machine | {"tables": [{"title": name, "rows": [{"x": 1}]}]}))
+    files = [str(tmp_path / f"{name}.json") for name in "ab"]
+    for _ in range(2):
+        assert load_script("tools/benchmark_page.py").main([*files, "--page", str(page), "--plot", str(tmp_path / "p.png")]) == 0
+    text = page.read_text()
+    assert "Machine: a machine\n" in text and "# Old" not in text and text.count("by hand") == 1 and text.endswith("\n\n## Earlier\n\nmine\n")
+
+
 def test_benchmark_page__reads_runs_against_the_published_arithmetic(tmp_path):
     rows = [{"prompt": "names", "times_faster": 1.8}]
     content = {"config": "/some/where/configs/a.py", "size_hw": [480, 640], "threads": 2, "test": rows, "retrieval": {"k": 5}}

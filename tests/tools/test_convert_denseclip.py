@@ -75,3 +75,10 @@ def test_what_does_not_fit__is_said(files, capsys):
     with pytest.raises(SystemExit):
         convert(files, folder / "released.pth", folder / "x.pth", "--config", folder / "config77.py", "--clip", folder / "released.pth")
     assert "must be a CLIP model" in capsys.readouterr().err
+
+
+def test_keep_bgr__is_refused_where_no_channel_was_ever_turned(files, capsys):
+    folder, *_ = files
+    with pytest.raises(SystemExit) as error:
+        convert(files, folder / "released.pth", folder / "bgr.pth", "--config", folder / "config9.py", "--keep-bgr")
+    assert error.value.code == 2 and "trained on RGB" in capsys.readouterr().err and not (folder / "bgr.pth").exists()

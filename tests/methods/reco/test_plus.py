@@ -59,6 +59,8 @@ def test_labels__lie_under_the_images_own_names(labelled):
         write_labels(Predictor(made), [labelled / "photos/a/1.png"], labelled / "photos", labelled / "labels")
     with pytest.raises(ValueError, match="same label file"):
         write_labels(Predictor(made), [labelled / "photos/a/1.png", labelled / "photos/a/1.jpg"], labelled / "photos", labelled / "other")
+    with pytest.raises(ValueError, match="where the images are"):  # they would be taken for labels that are there already
+        write_labels(Predictor(made), [labelled / "photos/a/1.png"], labelled / "photos", labelled / "photos")
 
 
 def dataset(folder):
