@@ -12,11 +12,12 @@ from PIL import Image
 from ovdense.api import load_image
 from ovdense.compat.described import read_object
 from ovdense.compat.flickr_entities import read_flickr_entities, read_sentences
-from ovdense.compat.images import BrokenImage
+from ovdense.compat.images import BrokenImage, upright_size
 from ovdense.compat.omnilabel import read_omnilabel
+from ovdense.compat.segmentations import encode_segmentation
 from ovdense.data.annotations import read_coco
 from ovdense.data.grounding import GroundingDetection
-from ovdense.data.masks import decode_masks, encode_segmentation
+from ovdense.data.masks import decode_masks
 from ovdense.data.segmentation import read_values
 from ovdense.data.transforms import LoadImage, PackDetection, PhotometricJitter, RandomCrop, RandomFlip, ResizeShortestEdge
 from ovdense.structures import ClassEntry, Vocabulary
@@ -195,8 +196,7 @@ BOXES = st.lists(st.tuples(*[st.floats(-5, 45, width=32)] * 4), max_size=4)
 @given(name=st.sampled_from(sorted(PICTURES)), boxes=BOXES, seed=st.integers(0, 99), short=st.integers(1, 80), longer=st.integers(0, 120), masks=st.booleans())
 def test_training_sample__of_every_kind_of_picture(tmp_path_factory, name, boxes, seed, short, longer, masks):
     path = folder_of_pictures(tmp_path_factory.getbasetemp() / "kinds")[name]
-    with Image.open(path) as picture:
-        size = (picture.height, picture.width)
+    size = upright_size(path)
     xyxy = np.array([(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes], dtype=np.float32).reshape(-1, 4)
     sample = {"path": str(path), "file_name": path.name, "image_id": 1, "original_size_hw": size, "rng": np.random.default_rng(seed),
               "boxes_xyxy": xyxy, "labels": np.arange(len(xyxy))}  # fmt: skip
