@@ -14,9 +14,10 @@ import atheris
 
 with atheris.instrument_imports(include=["ovdense.data", "ovdense.compat", "ovdense.text", "ovdense.structures", "ovdense.interchange"]):
     from ovdense.compat.images import decode_upright
+    from ovdense.compat.segmentations import encode_segmentation
     from ovdense.data.annotations import read_coco, read_voc
     from ovdense.data.grounding import GroundingDetection
-    from ovdense.data.masks import decode_masks, encode_segmentation
+    from ovdense.data.masks import decode_masks
     from ovdense.interchange import read_annotations
     from ovdense.text.vocabulary import load_vocabulary
     from tests.test_fuzz import CLASSES, COCO, PICTURES, VOC

@@ -14,11 +14,11 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ovdense.compat.entry_checks import check_annotations, check_categories, check_images
 from ovdense.compat.json_text import loads
+from ovdense.compat.segmentations import encode_segmentation
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
 from ovdense.compat.xml import read_xml
-from ovdense.data.entry_checks import check_annotations, check_categories, check_images
-from ovdense.data.masks import encode_segmentation
 from ovdense.structures import ClassEntry
 from ovdense.text.vocabulary import category_entry, plain
 

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 
 from ovdense.compat.grounding import CaptionPhrases, annotation_place, four_numbers, grounding_entries, image_row, phrases_of_images, spans_of
 from ovdense.compat.grounding_forms import from_phrases, has_phrases, is_odvg, read_odvg
+from ovdense.compat.segmentations import encode_segmentation
 from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
 from ovdense.data.detection import require_images
 from ovdense.data.grounding_captions import nouns_of_phrases
-from ovdense.data.masks import decode_masks, encode_segmentation
+from ovdense.data.masks import decode_masks
 from ovdense.data.passes import DrawnDataset
 from ovdense.data.roots import data_path, how_to_get, require_file, where_looked
 from ovdense.registry import DATASETS, TRANSFORMS

@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from ovdense.compat.segmentations import all_fill
 from ovdense.evaluation.gather import evaluate_together
 from ovdense.evaluation.ground_truth import annotation_path, class_names_of, require_coverage
 from ovdense.evaluation.protocol import NOT_STATED
@@ -155,11 +156,14 @@ class DetectionMetric(AnnotatedMetric):
             got = sorted(instances) if instances else instances
             raise ValueError(f"image {image_id}: pred_instances must have {', '.join(fields)}, got {got}")
         boxes, scores, labels = (as_array(instances[f]) for f in fields)
-        n = len(scores)
+        n = scores.size
         if scores.shape != (n,) or labels.shape != (n,) or (boxes.shape != (n, 4) and boxes.size + n > 0):
             got = f"{boxes.shape}, {scores.shape}, {labels.shape}"
             raise ValueError(f"image {image_id}: bboxes, scores, labels must have shapes (N, 4), (N,), (N,), got {got}")
-        boxes, scores, labels = boxes.reshape(n, 4).astype(np.float32), scores.astype(np.float32), labels.astype(np.int32)
+        if n and (boxes.dtype.kind not in "iuf" or scores.dtype.kind not in "iuf" or labels.dtype.kind not in "iu"):
+            got = f"{boxes.dtype}, {scores.dtype}, {labels.dtype}"
+            raise ValueError(f"image {image_id}: bboxes and scores must be numbers and labels integers, got {got}")
+        boxes, scores = boxes.reshape(n, 4).astype(np.float32), scores.astype(np.float32)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image {image_id}: boxes and scores must be finite, got nan or infinity; has the model diverged?")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._names):
@@ -167,7 +171,7 @@ class DetectionMetric(AnnotatedMetric):
                 f"image {image_id}: labels must lie in 0..{len(self._names) - 1}, got {labels.min()}..{labels.max()}; "
                 "give the model the vocabulary of the dataset"
             )
-        return boxes, scores, labels
+        return boxes, scores, labels.astype(np.int32)
 
     def _checked_masks(self, image_id: int, instances: dict, count: int) -> np.ndarray:
         size_hw = self._size_hw(image_id)
@@ -178,7 +182,7 @@ class DetectionMetric(AnnotatedMetric):
         masks = as_array(instances["masks"])
         if masks.shape != (count, *size_hw) and (count or masks.size):
             raise ValueError(f"image {image_id}: masks must have the shape {(count, *size_hw)} of the file, got {masks.shape}")
-        if masks.dtype != bool and not (masks.dtype.kind in "iu" and (not masks.size or masks.max() <= 1)):
+        if count and masks.dtype != bool and not (masks.dtype.kind in "iu" and (not masks.size or 0 <= masks.min() <= masks.max() <= 1)):
             raise ValueError(f"image {image_id}: masks must be bool, got {masks.dtype}; threshold the scores first")
         return masks.reshape(count, *size_hw).astype(bool, copy=False)
 
@@ -188,6 +192,11 @@ class DetectionMetric(AnnotatedMetric):
         if len(given) != count or wrong:
             got = f"{len(given)} for {count} boxes" + (f", one of size {wrong[0].get('size')}" if wrong and isinstance(wrong[0], dict) else "")
             raise ValueError(f"image {image_id}: masks as run lengths must be one {{'size': {list(size_hw)}, 'counts': bytes}} a box, got {got}")
+        num_pixels = size_hw[0] * size_hw[1]
+        if not all_fill([r["counts"] for r in given], num_pixels):
+            n = next(n for n, r in enumerate(given) if not all_fill([r["counts"]], num_pixels))
+            raise ValueError(f"image {image_id}: the run lengths of a mask must add up to {size_hw[0]} x {size_hw[1]} pixels, those of mask {n} do not: "
+                             f"{given[n]['counts'][:40]!r}")  # fmt: skip
         rles = np.empty(count, dtype=object)
         rles[:] = given
         return rles

@@ -7,11 +7,13 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ovdense.compat.entry_checks import check_categories, check_category_lists, check_known, check_numbers, check_size, entry_place
 from ovdense.compat.json_text import loads
 from ovdense.compat.paths import data_path, describe_data_root
 from ovdense.compat.voc import box_xyxy, image_ids, split_names
@@ -82,12 +84,16 @@ def load_ground_truth(path: Path, *, federated: bool, masks: bool = False) -> Gr
         if not isinstance(entries, list):
             raise ValueError(f"{path}: must be a JSON object with the list {key!r}")
         for n, entry in enumerate(entries):
-            missing = [f for f in fields if f not in entry]
+            missing = [f for f in fields if f not in entry] if isinstance(entry, dict) else list(fields)
             if missing:
-                form = "LVIS v1" if federated else "COCO"
-                raise ValueError(f"{path}: {key}, entry {n} (id {entry.get('id')!r}): must have {', '.join(missing)} in {form} form")
+                form, where = "LVIS v1" if federated else "COCO", entry_place(key, n, entry if isinstance(entry, dict) else {})
+                raise ValueError(f"{path}: {where}: must have {', '.join(missing)} in {form} form, got {repr(entry)[:80]}")
         lists[key] = tuple(entries)
     _check_references(lists, path)
+    check_categories(lists["categories"], path)
+    for image in lists["images"] if federated else ():
+        check_category_lists(image, path)
+    check_numbers(lists["annotations"], path)
     if masks:
         _encode_segmentations(lists, path)
     return GroundTruth(path=path, sha256=hashlib.sha256(raw).hexdigest()[:12], **lists)
@@ -103,7 +109,8 @@ def _compact(entry: dict) -> dict:
     """Hold polygons in 8 bytes a number until all images' sizes are known."""
     polygons = entry.get("segmentation")
     if isinstance(polygons, list) and all(isinstance(p, list) for p in polygons):
-        entry["segmentation"] = [array("d", p) for p in polygons]
+        with suppress(TypeError, OverflowError):  # what is no number stays, to be named
+            entry["segmentation"] = [array("d", p) for p in polygons]
     return entry
 
 
@@ -117,26 +124,18 @@ def _check_references(lists: dict[str, tuple[dict, ...]], path: Path) -> None:
         if twice:
             raise ValueError(f"{path}: {key}: ids must be unique, {len(twice)} are there twice, such as {twice[0]!r}")
     for field, key in (("image_id", "images"), ("category_id", "categories")):
-        known = {e["id"] for e in lists[key]}
-        lost = [(n, a) for n, a in enumerate(lists["annotations"]) if a[field] not in known]
-        if lost:
-            n, a = lost[0]
-            raise ValueError(
-                f"{path}: annotations: each {field} must be an id of {key}, {len(lost)} are not: entry {n} (id {a.get('id')!r}) has {a[field]!r}; "
-                f"was the file cut to a part of its {key}?"
-            )
+        check_known(lists["annotations"], field, {e["id"] for e in lists[key]}, key, path)
 
 
 def _encode_segmentations(lists: dict[str, tuple[dict, ...]], path: Path) -> None:
-    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in lists["images"]}
+    sizes = {}
+    for image in lists["images"]:
+        if "height" not in image or "width" not in image:
+            raise ValueError(f"{path}: images, entry {image['id']}: must have height and width to measure masks")
+        check_size(image, path)
+        sizes[image["id"]] = image["height"], image["width"]
     for n, a in enumerate(lists["annotations"]):
-        where = f"{path}: annotations, entry {n} (id {a.get('id')!r})"
-        if None in sizes[a["image_id"]]:
-            raise ValueError(f"{path}: images, entry {a['image_id']}: must have height and width to measure masks")
-        try:
-            a["segmentation"] = encode_segmentation(a.get("segmentation"), sizes[a["image_id"]])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        a["segmentation"] = encode_segmentation(a.get("segmentation"), sizes[a["image_id"]], f"{path}: {entry_place('annotations', n, a)}")
 
 
 def area_of(annotation: dict) -> float:
@@ -165,6 +164,8 @@ def load_voc_truth(split_file: Path) -> VocTruth:
         try:
             for thing in read_xml(path).findall("object"):
                 boxes.append(box_xyxy(*(float(thing.find("bndbox").findtext(f)) for f in ("xmin", "ymin", "xmax", "ymax"))))
+                if not np.isfinite(boxes[-1]).all():
+                    raise ValueError(f"{boxes[-1]} is not finite")
                 rows.append(n)
                 classes.append(thing.findtext("name").strip())
                 difficult.append((thing.findtext("difficult") or "0").strip() == "1")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ovdense.compat import segmentations
+
 Rle = dict
 
 
@@ -28,21 +30,10 @@ def unpack(data: np.ndarray, lengths: np.ndarray, size_hw: Sequence[int]) -> lis
     return [{"size": [int(size_hw[0]), int(size_hw[1])], "counts": raw[end - n : end]} for end, n in zip(ends, lengths.tolist())]
 
 
-def encode_segmentation(segmentation: list | dict, size_hw: Sequence[int]) -> Rle:
-    """Return the RLE of a COCO segmentation: polygons, or run lengths compressed or not; ValueError for anything else or for another size."""
-    import hotcoco
-
-    h, w = int(size_hw[0]), int(size_hw[1])
-    if isinstance(segmentation, list) and segmentation:
-        parts = hotcoco.mask.fr_py_objects([list(p) for p in segmentation], h, w)
-        return parts[0] if len(parts) == 1 else hotcoco.mask.merge(parts)
-    if isinstance(segmentation, dict) and "counts" in segmentation and list(segmentation.get("size", ())) == [h, w]:
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            return hotcoco.mask.fr_py_objects(segmentation, h, w)
-        return {"size": [h, w], "counts": counts.encode() if isinstance(counts, str) else counts}
-    got = f"an RLE of size {segmentation.get('size')}" if isinstance(segmentation, dict) else f"{segmentation!r:.60}"
-    raise ValueError(f"a segmentation must be a list of polygons or an RLE of size [{h}, {w}], got {got}")
+def encode_segmentation(segmentation: object, size_hw: Sequence[int], where: str) -> Rle:
+    """Return the RLE of a COCO segmentation: polygons, or run lengths compressed or not; ValueError, beginning with `where`, for anything else."""
+    height, width = (int(v) for v in size_hw)
+    return {"size": [height, width], "counts": segmentations.encode_segmentation(segmentation, (height, width), where)}
 
 
 def union_mask(rles: Sequence[Rle], size_hw: Sequence[int]) -> np.ndarray:

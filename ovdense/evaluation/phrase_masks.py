@@ -48,14 +48,14 @@ class PhraseMaskMetric(DetectionMetric):
         for image, asked in zip(images, phrases_of_images(images, annotations, row_of, path)):
             if len(asked):
                 size = self._sizes[image["id"]] = (int(image["height"]), int(image["width"]))
-                self._truth[image["id"]] = [self._rles(of_image[image["id"]], spans, size) for spans in asked.spans]
+                self._truth[image["id"]] = [self._rles(of_image[image["id"]], spans, size, path) for spans in asked.spans]
         return sha256, tuple(self._truth)
 
     @staticmethod
-    def _rles(annotations: Sequence[dict], spans: Sequence[tuple[int, int]], size_hw: tuple[int, int]) -> list[dict]:
+    def _rles(annotations: Sequence[dict], spans: Sequence[tuple[int, int]], size_hw: tuple[int, int], path: Path) -> list[dict]:
         """Return the masks of all annotations that the phrase means."""
         own = [a for a in annotations if {tuple(s) for s in a["tokens_positive"]} >= set(spans)]
-        return [encode_segmentation(a["segmentation"], size_hw) for a in own]
+        return [encode_segmentation(a["segmentation"], size_hw, f"{path}: annotation {str(a.get('id'))[:40]}") for a in own]
 
     def _size_hw(self, image_id: int) -> tuple[int, int]:
         return self._sizes[image_id]

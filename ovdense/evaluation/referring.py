@@ -46,10 +46,7 @@ def read_expressions(path: Path, *, masks: bool) -> tuple[dict[int, Expression],
         x, y, w, h = four_numbers(a["bbox"], where)
         boxes[row].append((x, y, x + w, y + h))
         if masks:
-            try:
-                rles[row].append(encode_segmentation(a.get("segmentation"), _size(images[row])))
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            rles[row].append(encode_segmentation(a.get("segmentation"), _size(images[row]), where))
     return {
         image["id"]: Expression(
             boxes_xyxy=np.array(b, dtype=np.float64).reshape(-1, 4), size_hw=_size(image), rles=tuple(r),

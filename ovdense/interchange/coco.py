@@ -6,9 +6,9 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from ovdense.compat.atomic import replace_file
+from ovdense.compat.entry_checks import check_annotations, check_images
+from ovdense.compat.segmentations import encode_segmentation
 from ovdense.data.annotations import InvalidBoxes, boxes_xywh, categories_of, check_boxes, entries_of, image_name, read_json, unique_ids
-from ovdense.data.entry_checks import check_annotations, check_images
-from ovdense.data.masks import encode_segmentation
 from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask
 from ovdense.structures import Vocabulary
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ovdense.data.entry_checks import MOST_PIXELS
-from ovdense.data.masks import FARTHEST
+from ovdense.compat.entry_checks import MOST_PIXELS
+from ovdense.compat.segmentations import FARTHEST
 from ovdense.interchange.outlines import encode, encode_part, outlines, polygons_rle, runs_of_columns
 from ovdense.structures import Results, Vocabulary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovdense.compat.atomic import replace_file
-from ovdense.data.masks import FARTHEST
+from ovdense.compat.segmentations import FARTHEST
 from ovdense.interchange import yolo_files
 from ovdense.interchange.files import image_size, numbers, places, read_text, short, text_of
 from ovdense.interchange.outlines import join_parts, split_parts

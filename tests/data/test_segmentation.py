@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
+from ovdense.compat.segmentations import all_fill, encode_segmentation
 from ovdense.data.detection import CocoDetection
 from ovdense.data.label_maps import CropPatch, LoadLabelMap, PhotometricDistortion, RandomScale
-from ovdense.data.masks import decode_masks, encode_segmentation, paint
+from ovdense.data.masks import decode_masks, paint
 from ovdense.data.segmentation import CocoSegmentation, FolderSegmentation, ShapesSegmentation, VocSegmentation
 from ovdense.data.transforms import LoadImage, PackDetection, RandomFlip, ResizeShortestEdge, nearest
 from ovdense.structures import IGNORE_LABEL, Vocabulary
@@ -252,3 +254,18 @@ def test_folder__turned_photos_and_their_labels(folder):
         data.label_map(0)
     Image.fromarray(np.rot90(values).copy()).save(folder / "labels/a/1_l.png", exif=exif)
     assert (data.values(0) == values).all(), "labels that are turned as their photo is"
+
+
+def test_run_lengths__many_masks_at_once_are_judged_as_one_by_one():
+    """Against pycocotools' own decoder, which takes any text: the runs of random masks, some of them spoilt."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        masks = rng.random((int(rng.integers(1, 6)), 13, 11)) < rng.random()
+        counts = [coco_mask.encode(np.asfortranarray(m.astype(np.uint8)))["counts"] for m in masks]
+        assert all_fill(counts, 143) and not all_fill(counts, 142) and all(all_fill([c], 143) for c in counts)
+        spoilt = bytearray(counts[-1])
+        spoilt[rng.integers(len(spoilt))] = int(rng.integers(40, 130))
+        one = all_fill([bytes(spoilt)], 143)
+        assert all_fill([*counts[:-1], bytes(spoilt)], 143) == one == all_fill([bytes(spoilt), *counts], 143)
+        assert not one or coco_mask.encode(coco_mask.decode({"size": [13, 11], "counts": bytes(spoilt)})) is not None
+    assert all_fill([], 5) and not all_fill([b""], 0)

@@ -36,7 +36,7 @@ def jittered(content: dict, seed: int, false_per_image: int, *, masks: bool) -> 
         rows, found = [], []
         silent = image is content["images"][-1]
         for a in () if silent else of_image.get(image["id"], []):
-            truth = union_mask([encode_segmentation(a["segmentation"], (h, w))], (h, w)) if masks else None
+            truth = union_mask([encode_segmentation(a["segmentation"], (h, w), "truth")], (h, w)) if masks else None
             for _ in range(rng.integers(0, 3)):
                 x, y, bw, bh = a["bbox"]
                 dx, dy = (rng.normal(0, 0.06, 2) * (bw, bh)).tolist()

@@ -244,6 +244,10 @@ def test_metric__missing_images_raise_unless_partial(tmp_path):
         (sample(1, [BOX], [math.nan], [CAT]), ValueError, "must be finite"),
         (sample(1, [BOX], [0.5], [3]), ValueError, r"labels must lie in 0\.\.2, got 3\.\.3"),
         (sample(1, [BOX], [0.5, 0.4], [CAT]), ValueError, "must have shapes"),
+        ({"img_id": 1, "pred_instances": {"bboxes": [BOX], "scores": [0.5], "labels": [0.7]}}, ValueError, "labels integers, got .*float64"),
+        ({"img_id": 1, "pred_instances": {"bboxes": [BOX], "scores": ["0.5"], "labels": [0]}}, ValueError, "image 1: bboxes and scores must be numbers"),
+        ({"img_id": 1, "pred_instances": {"bboxes": [BOX], "scores": [0.5], "labels": [2**32]}}, ValueError, r"labels must lie in 0\.\.2"),
+        ({"img_id": 1, "pred_instances": {"bboxes": BOX, "scores": 0.5, "labels": 0}}, ValueError, "must have shapes"),
         ({"img_id": 1, "pred_instances": {"bboxes": []}}, ValueError, "must have bboxes, scores, labels"),
     ],
 )

@@ -170,7 +170,7 @@ def test_lvis__a_class_whose_only_object_has_no_area_is_not_judged(tmp_path):
 def test_ground_truth__masks_need_segmentations_and_sizes(tmp_path):
     content, _ = small_set([([((1, 1, 4, 4), 0, False)], [], [], [])])
     del content["annotations"][0]["segmentation"]
-    with pytest.raises(ValueError, match=r"annotations, entry 0 \(id 1\): a segmentation must be a list of polygons or an RLE"):
+    with pytest.raises(ValueError, match=r"annotations, entry 0 \(id 1\): segmentation must be polygons, or an RLE"):
         load_ground_truth(write(tmp_path / "a.json", content), federated=False, masks=True)
     assert load_ground_truth(write(tmp_path / "a.json", content), federated=False).annotations[0]["bbox"] == [1, 1, 4, 4]
     content, _ = small_set([([((1, 1, 4, 4), 0, False)], [], [], [])])
@@ -188,6 +188,26 @@ def test_ground_truth__masks_need_segmentations_and_sizes(tmp_path):
         (lambda c: c["images"].append(c["images"][0]), "images: ids must be unique, 1 are there twice"),
         (lambda c: c["categories"].append({**c["categories"][0], "name": "d"}), "categories: ids must be unique"),
         (lambda c: c["categories"][0].pop("id"), r"categories, entry 0 \(id None\): must have id"),
+        (lambda c: c["annotations"].append(3), r"annotations, entry 1 \(id None\): must have image_id, .*got 3"),
+        (lambda c: c["annotations"].append(None), r"annotations, entry 1 .*must have image_id, .*got None"),
+        (lambda c: c["images"].append("id"), r"images, entry 1 .*must have id"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), r"each image_id must be an id of images, 1 are not: .*\(id 1\) has \[1\]"),
+        (lambda c: c["annotations"][0].update(image_id="1"), "has '1'"),
+        (lambda c: c["annotations"][0].update(category_id=1.0), "each category_id must be an id of categories, .* has 1.0"),
+        (lambda c: c["categories"][0].update(name=["cat"]), r"category 1: name must be non-empty text, got \['cat'\]"),
+        (lambda c: c["annotations"][0].update(area=None), r"annotations, entry 0 \(id 1\): area must be a finite number .*got None"),
+        (lambda c: c["annotations"][0].update(area="big"), "area must be a finite number .*got 'big'"),
+        (lambda c: c["annotations"][0].update(area=-1), "area must be .*at least 0.*got -1"),
+        (lambda c: c["annotations"][0].update(area=math.inf), "area must be a finite number .*got inf"),
+        (lambda c: c["annotations"][0].update(iscrowd="0"), "iscrowd must be 0 or 1, got '0'"),
+        (lambda c: c["annotations"][0].update(iscrowd=None), "iscrowd must be 0 or 1, got None"),
+        (lambda c: c["annotations"][0].update(ignore=2), "ignore must be 0 or 1, got 2"),
+        (lambda c: c["annotations"][0].update(bbox=[1, math.nan, 2, 2]), r"bbox must be four finite numbers .*got \[1, nan, 2, 2\]"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"bbox must be four finite numbers .*got \[1, 2, 3\]"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "4"]), "bbox must be four finite numbers"),
+        (lambda c: c["annotations"][0].update(bbox="abcd"), "bbox must be four finite numbers .*got 'abcd'"),
+        (lambda c: c["annotations"][0].update(bbox=[[1], [2], [3], [4]]), "bbox must be four finite numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "bbox must be four finite numbers"),
     ],
 )
 def test_ground_truth__missing_and_unknown_ids_are_named(tmp_path, change, message):
@@ -195,6 +215,35 @@ def test_ground_truth__missing_and_unknown_ids_are_named(tmp_path, change, messa
     change(content)
     with pytest.raises(ValueError, match=message):
         load_ground_truth(write(tmp_path / "a.json", content), federated=False)
+
+
+@pytest.mark.parametrize("ids", [None, 3, "12", [1.5], ["1"]])
+def test_ground_truth__lists_of_categories_are_lists_of_integers(tmp_path, ids):
+    content, _ = small_set([([], [], [], [])])
+    content["images"][0]["neg_category_ids"] = ids
+    with pytest.raises(ValueError, match="a.json: image 1: neg_category_ids must be a list of integers"):
+        load_ground_truth(write(tmp_path / "a.json", content), federated=True)
+
+
+@pytest.mark.parametrize(("segmentation", "message"), [
+    ([[1, 2, 3, 4]], "three points"), ([[1, 2, 3, "4", 5, 6]], "three points .*finite numbers"), ([[1, 2, math.nan, 4, 5, 6]], "finite numbers"),
+    ([], "at least one polygon"),
+    ([[1, 2, 3, 4, 5, 10**400]], "finite numbers"), ({"size": [12, 12], "counts": None}, "add up"), ({"size": [12, 12], "counts": [-5, 149]}, "add up"),
+    ({"size": [12, 12], "counts": [5, 7]}, "add up to 12 x 12 pixels"), ({"size": [12, 12], "counts": "zzzz"}, "add up to 12 x 12 pixels"),
+    (None, "must be polygons"),
+])  # fmt: skip
+def test_ground_truth__broken_segmentations_are_named(tmp_path, segmentation, message):
+    content, _ = small_set([([((1, 1, 4, 4), 0, False)], [], [], [])])
+    content["annotations"][0]["segmentation"] = segmentation
+    with pytest.raises(ValueError, match=rf"annotations, entry 0 \(id 1\): .*{message}"):
+        load_ground_truth(write(tmp_path / "a.json", content), federated=False, masks=True)
+
+
+def test_ground_truth__a_size_is_one(tmp_path):
+    content, _ = small_set([([], [], [], [])])
+    content["images"][0]["height"] = "12"
+    with pytest.raises(ValueError, match="image 1: height and width must be positive integers"):
+        load_ground_truth(write(tmp_path / "a.json", content), federated=False, masks=True)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +304,19 @@ def test_metric__masks_as_run_lengths_give_the_same(tmp_path):
     as_runs = [s | {"pred_instances": s["pred_instances"] | {"masks": encode_masks(s["pred_instances"]["masks"].numpy())}} for s in samples]
     got = evaluate(CocoMetric(ann_file=path, iou_types="segm"), as_runs, "abc")
     assert got == pytest.approx(evaluate(CocoMetric(ann_file=path, iou_types="segm"), samples, "abc"), nan_ok=True, abs=0)
+    for broken in (b"zzzz", b"", encode_masks(np.zeros((1, 5, 5), bool))[0]["counts"]):
+        wrong = [{"size": [SIZE, SIZE], "counts": broken}, as_runs[0]["pred_instances"]["masks"][1]]
+        with pytest.raises(ValueError, match="image 1: the run lengths of a mask must add up to 12 x 12 pixels, those of mask 0 do not"):
+            evaluate(CocoMetric(ann_file=path, iou_types="segm"), [as_runs[0] | {"pred_instances": as_runs[0]["pred_instances"] | {"masks": wrong}}], "abc")
     as_runs[0]["pred_instances"]["masks"][0]["size"] = [1, 1]
     with pytest.raises(ValueError, match=r"image 1: masks as run lengths must be one .* a box, got 2 for 2 boxes, one of size \[1, 1\]"):
         evaluate(CocoMetric(ann_file=path, iou_types="segm"), as_runs, "abc")
+
+
+def test_metric__no_detection_needs_no_masks_of_a_kind(tmp_path):
+    content, samples = small_set([([(FULL, 0, False)], [(FULL, 0, 0.9, False)], [], []), ([(FULL, 0, False)], [], [], [])])
+    samples[1]["pred_instances"]["masks"] = torch.zeros(0, SIZE, SIZE)
+    assert evaluate(CocoMetric(ann_file=write(tmp_path / "a.json", content), iou_types="segm"), samples, "abc")["coco/segm_AR100"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("metric_type", [LvisMetric, CocoMetric])

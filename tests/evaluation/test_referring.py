@@ -169,7 +169,7 @@ def test_referring__a_mask_of_scores_and_a_missing_segmentation_raise(tmp_path):
     content = json.loads(path.read_text())
     del content["annotations"][0]["segmentation"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="annotations, entry 0: a segmentation must be a list of polygons or an RLE"):
+    with pytest.raises(ValueError, match="annotations, entry 0: segmentation must be polygons, or an RLE"):
         evaluate(ReferringMetric(ann_file=path, masks=True), [sample(1)], NAMES)
 
 
@@ -251,14 +251,14 @@ def test_masks__run_lengths_are_pycocotools_own():
     assert (union_mask(rles[:3], (31, 17)) == masks[:3].any(0)).all() and not union_mask([], (31, 17)).any()
     polygons = [(rng.random(10) * 30).tolist(), (rng.random(8) * 17).tolist()]
     theirs = pycocotools.merge(pycocotools.frPyObjects(polygons, 31, 17))
-    assert encode_segmentation(polygons, (31, 17)) == theirs
-    assert encode_segmentation(polygons[:1], (31, 17)) == pycocotools.frPyObjects(polygons[:1], 31, 17)[0]
+    assert encode_segmentation(polygons, (31, 17), "a") == theirs
+    assert encode_segmentation(polygons[:1], (31, 17), "a") == pycocotools.frPyObjects(polygons[:1], 31, 17)[0]
     runs = {"size": [31, 17], "counts": [3, 5, 31 * 17 - 8]}
-    assert encode_segmentation(runs, (31, 17)) == pycocotools.frPyObjects(runs, 31, 17)
-    assert encode_segmentation({"size": [31, 17], "counts": theirs["counts"].decode()}, (31, 17)) == theirs
+    assert encode_segmentation(runs, (31, 17), "a") == pycocotools.frPyObjects(runs, 31, 17)
+    assert encode_segmentation({"size": [31, 17], "counts": theirs["counts"].decode()}, (31, 17), "a") == theirs
     for wrong in ([], {"size": [17, 31], "counts": "a"}, None):
-        with pytest.raises(ValueError, match="must be a list of polygons or an RLE of size"):
-            encode_segmentation(wrong, (31, 17))
+        with pytest.raises(ValueError, match="^annotation 7: segmentation must "):
+            encode_segmentation(wrong, (31, 17), "annotation 7")
 
 
 def test_draw_polygons__a_point_is_nothing_and_outlines_are_inside():

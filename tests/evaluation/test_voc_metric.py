@@ -110,3 +110,9 @@ def test_truth__of_a_linked_split_lies_where_the_data_set_looks(tmp_path):
     own.unlink()
     own.symlink_to(shared)
     assert load_voc_truth(own).class_names == ("dog",)
+
+
+def test_truth__a_box_that_is_not_finite_is_named(tmp_path):
+    split = write_voc(tmp_path, {"2007_000027": [("dog", (11, "nan", 20, 20), False)]})
+    with pytest.raises(ValueError, match="2007_000027.xml: every object must have .* four numbers .*not finite"):
+        load_voc_truth(split)
