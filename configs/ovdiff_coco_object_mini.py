@@ -1,6 +1,6 @@
 """OVDiff on 50 photos of COCO, 80 things and background, at CPU size: photos that the embedded encoder retrieves, features of embedded networks.
 
-Paper: arXiv 2306.09316, with retrieved photos in place of drawn ones (Sec. 3.1), at our scale. No diffusion model, no download.
+Paper: arXiv 2306.09316, with retrieved photos in place of drawn ones (Sec. 3.1), at our scale. No diffusion model. Data: coco_mini/ below the data root.
 Train: nothing is trained
 Test:  python tools/test.py configs/ovdiff_coco_object_mini.py --data-root DATA --show-dir overlays
 """
