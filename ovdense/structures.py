@@ -319,12 +319,15 @@ class Results:
                        masks_NHW=None if self.masks_NHW is None else self.masks_NHW[keep])
 
     def to_coco(self) -> list[dict]:
-        """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index; masks as compressed RLE."""
-        x1, y1, x2, y2 = self.boxes_xyxy.tolist() and self.boxes_xyxy.T.tolist() or ([], [], [], [])
+        """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index; masks as compressed RLE.
+
+        Numbers have the fewest digits that give the same float32 again, so that no two scores become equal: AP from a file of them is the same.
+        """
+        corners = self.boxes_xyxy.double().reshape(-1, 4)
+        boxes = _fewest_digits(torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1))
         rows = [
-            {"image_id": self.image_id, "category_id": int(k), "category_name": self.names[int(k)],
-             "bbox": [round(a, 2), round(b, 2), round(c - a, 2), round(d - b, 2)], "score": round(float(s), 5)}
-            for a, b, c, d, s, k in zip(x1, y1, x2, y2, self.scores.tolist(), self.labels.tolist())
+            {"image_id": self.image_id, "category_id": k, "category_name": self.names[k], "bbox": box, "score": score}
+            for box, score, k in zip(boxes, _fewest_digits(self.scores), map(int, self.labels.tolist()))
         ]
         if self.masks_NHW is not None and rows:
             from pycocotools import mask as coco_mask
@@ -332,3 +335,8 @@ class Results:
             for row, rle in zip(rows, coco_mask.encode(np.asfortranarray(self.masks_NHW.permute(1, 2, 0).cpu().numpy().astype(np.uint8))), strict=True):
                 row["segmentation"] = {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
         return rows
+
+
+def _fewest_digits(values: Tensor) -> list:
+    """Return a tensor's numbers as the shortest decimals that are the same in float32."""
+    return values.float().cpu().numpy().astype("U32").astype(np.float64).tolist()

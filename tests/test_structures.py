@@ -131,7 +131,7 @@ def test_results__above_keeps_equal_scores():
 
 def test_results__to_coco():
     first, second, _ = make_results().to_coco()
-    assert first == {"image_id": 7, "category_id": 0, "category_name": "cat", "bbox": [10.0, 20.0, 20.13, 5.0], "score": 0.9}
+    assert first == {"image_id": 7, "category_id": 0, "category_name": "cat", "bbox": [10.0, 20.0, 20.126, 5.0], "score": 0.9}
     assert (second["category_id"], second["category_name"]) == (1, "dog")
 
 

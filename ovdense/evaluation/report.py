@@ -118,7 +118,7 @@ def write_report(
 
 
 def write_predictions(results: Iterable[Results], path: str | Path, category_ids: Mapping[str, int] | None = None) -> Path:
-    """Write detections in COCO's result form (xywh boxes of the original file); return the path.
+    """Write detections in COCO's result form (xywh boxes of the original file, see `Results.to_coco`); return the path.
 
     `category_ids`: the annotation file's id of each class name. Without it, category_id is the index in the
     vocabulary. Every detection carries its category_name.

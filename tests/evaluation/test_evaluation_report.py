@@ -1,7 +1,9 @@
 """Tables and files of results."""
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,3 +70,17 @@ def test_write_predictions__coco_form(tmp_path):
     assert rows[0]["category_id"] == 18
     with pytest.raises(KeyError, match="1 are missing: \\['dog'\\]"):
         write_predictions([result(3, 1)], tmp_path / "p.json", {"cat": 17})
+
+
+def test_write_predictions__numbers_are_the_same_in_float32(tmp_path):
+    """Scores that differ in the last bit stay apart, or the order of detections, and AP with it, would be another one."""
+    near = np.nextafter(np.float32(0.5), np.float32([0, 1]))
+    scores = np.sort(np.concatenate([near, np.random.default_rng(0).random(200, dtype=np.float32) ** 4]))[::-1].copy()
+    boxes = np.random.default_rng(1).random((len(scores), 4), dtype=np.float32) * np.float32([90, 700, 0, 0]) + np.float32([0, 0, 90, 1400])
+    found = replace(result(3, len(scores)), boxes_xyxy=torch.from_numpy(boxes), scores=torch.from_numpy(scores))
+    rows = json.loads(write_predictions([found], tmp_path / "p.json").read_text())
+    assert np.array_equal(np.array([r["score"] for r in rows], dtype=np.float32), scores)
+    assert len({r["score"] for r in rows}) == len(np.unique(scores))
+    xywh = np.array([r["bbox"] for r in rows], dtype=np.float32)
+    wanted = np.concatenate([boxes[:, :2], (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).astype(np.float32)], axis=1)
+    assert np.array_equal(xywh, wanted) and max(len(str(v)) for r in rows for v in r["bbox"]) <= 12
