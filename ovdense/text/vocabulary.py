@@ -61,7 +61,7 @@ def load_vocabulary(source: str | Path | Sequence[str] | Vocabulary, *, form: Fo
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise FileNotFoundError(
             f"a vocabulary must be a file, a folder or one of {', '.join(BUILTIN)}, got "
-            f"{str(source)!r}; {hint}give an existing path"
+            f"{str(source)!r}; {hint}give an existing path, or a list of names: [{str(source)!r}]"
         )
     where = Source(str(path))
     if form == "voc" or (form is None and path.is_dir()):

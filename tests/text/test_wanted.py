@@ -52,6 +52,12 @@ def test_wanted__what_cannot_be_asked(asked, message):
         wanted_of(asked)
 
 
+def test_wanted__a_lone_name_with_a_slash_is_told_how_to_be_asked():
+    with pytest.raises(FileNotFoundError, match=r"a list of names: \['tv/monitor'\]"):
+        wanted_of("tv/monitor")
+    assert wanted_of(["tv/monitor"]).vocabulary.names == ("tv/monitor",)
+
+
 def test_wanted__a_missing_file_is_no_class():
     with pytest.raises(FileNotFoundError, match="mine.txt"):
         wanted_of("mine.txt")
