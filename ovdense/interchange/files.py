@@ -7,10 +7,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from ovdense.compat.images import SUFFIXES
+from ovdense.compat.images import SUFFIXES, upright_size
 from ovdense.interchange.records import AnnotatedImage, Polygon
 
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 CIRCLE_POINTS = 64
 
 
@@ -41,11 +40,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file, upright (its EXIF rotation applied), without decoding it."""
+    """Return (height, width) of an image file, upright (its EXIF rotation applied), without decoding those that are upright."""
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            return (width, height) if picture.getexif().get(0x0112) in TURNED else (height, width)
+        return upright_size(path)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
 

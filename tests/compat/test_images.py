@@ -7,6 +7,7 @@ from ovdense.compat.images import load_image, orientation, read_upright, stored_
 from ovdense.data.described import _size_of
 from ovdense.data.segmentation import image_size
 from ovdense.data.transforms import read_image
+from ovdense.interchange.files import image_size as size_of_annotated
 
 PIXELS = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3) // 3
 FORMS = {"jpg": dict(quality=95), "png": {}, "webp": dict(lossless=True), "tiff": {}}
@@ -30,7 +31,7 @@ def test_upright__every_reader_sees_what_viewers_show(tmp_path, form, turn):
     with Image.open(path) as picture:
         readings = [read_upright(path), read_image(str(path)), load_image(path), load_image(picture)]
     assert all(np.array_equal(r, shown) for r in readings)
-    assert upright_size(path) == image_size(path) == _size_of(path, path) == shown.shape[:2]
+    assert upright_size(path) == image_size(path) == size_of_annotated(path) == _size_of(path, path) == shown.shape[:2]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
