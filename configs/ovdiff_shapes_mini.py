@@ -54,6 +54,7 @@ test_dataloader = dict(
     dataset=dict(
         type=ShapesSegmentation,
         split="val",
+        prompt="names",
         vocabulary=["background", *combinations],
         test_mode=True,
         transforms=[dict(type=LoadImage), dict(type=LoadLabelMap), dict(type=PackDetection)],

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,16 @@ def test_call__addresses_and_wrong_kinds(predictor):
         predictor("https://example.org/cat.jpg")
     with pytest.raises(ValueError, match="a path, an array or a PIL image"):
         predictor([3])
+
+
+def test_model__is_pickled_and_copied_with_its_vocabulary():
+    """What torch.save of a model and workers that are spawned do."""
+    predictor = load("mini")
+    predictor.set_vocabulary(["cat", "sofa"])
+    again = pickle.loads(pickle.dumps(predictor.model))
+    image = torch.zeros(1, 3, 64, 64)
+    assert again.vocabulary == predictor.model.vocabulary
+    assert torch.equal(again.score(again.encode_image(image), again.text()), predictor.model.score(predictor.model.encode_image(image), predictor.model.text()))
 
 
 def test_set_vocabulary__example_pictures_by_folder_or_mapping(tmp_path):

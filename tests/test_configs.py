@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
+from ovdense.methods.dense_model import TrainingFreeSegmenter
 from ovdense.methods.desco.settings import TestSettings
+from ovdense.methods.ovdiff.model import OVDiff
+from ovdense.methods.reco.plus import RecoPlus
 from ovdense.runs import is_training_free
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
@@ -111,3 +114,14 @@ def test_unknown_keys__finds_a_misspelt_argument():
     from ovdense.layers.fpn import FeaturePyramid
 
     assert unknown_keys(dict(type=FeaturePyramid, in_channels=(1,), out_chanels=2)) == {"out_chanels"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config__of_a_model_asked_by_names_has_data_that_ask_by_names(path):
+    """The data set says how the classes are asked; a model that knows names alone refuses descriptions."""
+    cfg = Config.fromfile(str(path))
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset")
+    if dataset is None or not issubclass(cfg.model.type, (TrainingFreeSegmenter, OVDiff, RecoPlus)):
+        return
+    default = inspect.signature(dataset.type.__init__).parameters["prompt"].default
+    assert (dataset.get("prompt") or (None if default is inspect.Parameter.empty else default) or "names") == "names"

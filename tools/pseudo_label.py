@@ -50,7 +50,7 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
     import numpy as np
 
     from ovdense.compat.atomic import replace_file
-    from ovdense.compat.images import write_picture
+    from ovdense.compat.images import load_image, write_picture
 
     vocabulary, protocol = predictor.vocabulary, predictor.model.protocol()
     if len(vocabulary) > 255:
@@ -75,10 +75,11 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
         if label.is_file():
             continue
         try:
-            result = predictor.predict(file)
+            image = load_image(file)
         except (OSError, ValueError) as error:
             failed.append(str(error))
             continue
+        result = predictor.predict(image)
         write_picture(label, result.label_map_HW.cpu().numpy().astype(np.uint8))
     print(f"{len(targets) - len(failed)} labels of {len(vocabulary)} classes are in {out}")
     return failed

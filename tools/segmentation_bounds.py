@@ -63,7 +63,7 @@ def measure(model, dataset, first: int | None = None) -> list[dict]:
         data = model.data_preprocessor(collate_detection([dataset[n]]))
         image, target = data["images"][0], data["targets"][0]
         truth = target.label_map_HW.numpy()
-        score_KHW = model.score(model.encode_image(image[None, :, : target.size_hw[0], : target.size_hw[1]]), model._text)
+        score_KHW = model.score(model.encode_image(image[None, :, : target.size_hw[0], : target.size_hw[1]]), model.text())
         there = torch.zeros(classes, dtype=torch.bool, device=score_KHW.device)
         there[[k for k in np.unique(truth).tolist() if k != IGNORE_LABEL]] = True
         told_KHW = score_KHW.masked_fill(~there[:, None, None], -1e4)

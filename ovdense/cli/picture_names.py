@@ -1,5 +1,7 @@
 """Where ovdense predict writes: a name for each photo's pictures, and never over a file of the user's own."""
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 SHEET, PREDICTIONS = "contact_sheet.jpg", "predictions.json"
@@ -14,12 +16,15 @@ def picture_names(files: Sequence[Path]) -> list[str]:
     ['a_jpg', 'a_png', 'a_jpg_2', 'b', 'b_heat_2']
     """
     stems, whole = [f.stem.casefold() for f in files], [f.name.casefold() for f in files]
+    num_stem, num_whole, tried = Counter(stems), Counter(whole), Counter()
     taken, names = {Path(SHEET).stem}, []
     for n, file in enumerate(files):
-        name = file.stem if stems.count(stems[n]) == 1 else file.name.replace(".", "_")
-        numbered = [f"{name}_{k}" for k in range(1, len(files) + 2)]
-        candidates = [name, *numbered[1:]] if stems.count(stems[n]) == 1 or whole.count(whole[n]) == 1 else numbered
-        found = next(c for c in candidates if taken.isdisjoint({c.casefold(), f"{c.casefold()}_heat"}))
+        alone = num_stem[stems[n]] == 1
+        name = file.stem if alone else file.name.replace(".", "_")
+        plain = [(0, name)] if alone or num_whole[whole[n]] == 1 else []
+        numbered = ((k, f"{name}_{k}") for k in count(max(1 + len(plain), tried[name])))  # lazily: there may be many thousand photos
+        k, found = next((k, c) for k, c in chain(plain, numbered) if taken.isdisjoint({c.casefold(), f"{c.casefold()}_heat"}))
+        tried[name] = k + 1
         taken |= {found.casefold(), f"{found.casefold()}_heat"}
         names.append(found)
     return names

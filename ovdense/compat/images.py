@@ -78,7 +78,7 @@ def decode_upright(content: bytes, path: str | Path) -> np.ndarray:
 
 _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
             6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # fmt: skip
-_PNG_NOTES = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # without one of them a PNG has no orientation
+_PNG_NOTES = (b"Raw profile type", b"XML:com.adobe.xmp")  # texts that can hold an orientation
 
 
 def orientation(picture: Image.Image) -> int:
@@ -100,9 +100,22 @@ def upright(picture: Image.Image) -> Image.Image:
 def upright_size(path: str | Path) -> tuple[int, int]:
     """Return the (height, width) of a file as `upright` shows it, from its head where it is not turned; errors as from PIL.Image.open."""
     with Image.open(path) as picture:
-        noted = picture.format != "PNG" or any(note in Path(path).read_bytes() for note in _PNG_NOTES)
+        noted = picture.format != "PNG" or _png_has_note(path)
         shown = upright(picture) if noted and orientation(picture) > 1 else picture
         return shown.height, shown.width
+
+
+def _png_has_note(path: str | Path) -> bool:
+    """Return whether a PNG, which is looked through without its pixels, has a part that can hold an orientation; they may stand after the pixels."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            begin = file.read(min(size, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or begin.startswith(_PNG_NOTES):
+                return True
+            file.seek(size - len(begin) + 4, 1)
+    return False
 
 
 def stored_size_note(path: str | Path, size_hw: tuple[int, int]) -> str:

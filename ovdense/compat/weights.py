@@ -62,10 +62,23 @@ def _some(names: list[str], most: int = 6) -> str:
     return (", ".join(names[:most]) + more) or "none"
 
 
+def call_after_load(module: nn.Module, method: str) -> None:
+    """Call this method of the module whenever weights were loaded into it as a whole; models stay such that they can be copied and pickled."""
+    module.register_load_state_dict_post_hook(_AfterLoad(method))
+
+
+class _AfterLoad:
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def __call__(self, module: nn.Module, keys: object) -> None:
+        getattr(module, self.method)()
+
+
 def weights_state(module: object) -> tuple[int, ...]:
     """Return numbers that change when a parameter or buffer is written to or replaced, () of what is no module: the key of what memory keeps.
 
-    What is written through `.data` is not seen; neither is a move to another device, which changes no value.
+    A move to another device or a copy may look like a change. What is written through `.data`, or by a fused optimizer, is not seen.
     """
     found, waiting = [], [module] if isinstance(module, nn.Module) else []
     while waiting:  # by hand: a tenth of the time of parameters() and buffers(), and this is asked for each image

@@ -49,7 +49,8 @@ class MaskClipNetwork(_Network):
         bare = copy.copy(model)
         bare._modules = {**model._modules, "encoder": _without(model.encoder, "text")}
         super().__init__(bare)
-        bank, context = model._text.bank, model._text.context
+        text = model.text()
+        bank, context = text.bank, text.context
         owner = bank.class_of_row_M.tolist()
         self.rows_of = [[m for m, k in enumerate(owner) if k == wanted] for wanted in range(bank.num_classes)]
         self.background = bank.background_K.tolist()

@@ -24,7 +24,7 @@ from ovdense.text.vocabulary import load_vocabulary
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = ("truncated", "occluded", "difficult")
 _IMAGE_TEXT = ("folder", "segmented")
-_LABEL = re.compile(r"(.*?):(?:\d+,\s*\d+,\s*\d+)?(?::[^:]*){0,2}")  # label:color_rgb:parts:actions; a label may have ":"
+_LABEL = re.compile(r"(.*?):(?:\s*\d+,\s*\d+,\s*\d+\s*)?(?::[^:]*){0,2}")  # label:color_rgb:parts:actions; a label may have ":"
 _RESERVED = ("background", "void")
 MOST_OBJECTS = 254  # of one image, in a PNG of 8 bits a pixel
 

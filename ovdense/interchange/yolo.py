@@ -24,7 +24,8 @@ def read(path: Path, *, split: str = "train", images: Path | None = None) -> Ann
     A split is a folder, a .txt file that lists pictures, or a list of these; it is looked for below `path` of data.yaml, then beside data.yaml, and without a
     leading "../" where there is none (Roboflow). The label of a picture lies where its path says "labels" for the last folder "images" (as Ultralytics has it).
     A picture without a label file has no objects; where no picture has one, that is a warning, or an error if the folder of labels is missing, too.
-    Label files without a picture are an error (but for LabelImg's classes.txt). Of key points (kpt_shape) the boxes are read, with a warning.
+    Label files without a picture are an error (but for LabelImg's classes.txt), and so is a split without a picture. Of key points (kpt_shape) the
+    boxes are read, with a warning.
     """
     yaml_path = path / "data.yaml" if path.is_dir() else path
     content = _yaml(yaml_path)
@@ -59,9 +60,11 @@ def _source(place: str, content: dict[str, Any], split: str, yaml_path: Path, *,
         raise FileNotFoundError(f"{yaml_path}: the pictures of the split {split!r} must be a folder, or a list (.txt), got {short(place)}: "
                                 f"there is no {str(tries[0])[:400]}" + (", nor a folder of labels to it" if elsewhere else "; or give images="))
     found = yolo_files.tidy(found)
+    if "images" not in Path(place).parts and (found / "images").is_dir():  # a folder above may have the name, too
+        return found / "images"
     if yolo_files.is_list(found) or yolo_files.labels_of(found):
         return found
-    if (found / "images").is_dir() or elsewhere and (found / "labels").is_dir():
+    if elsewhere and (found / "labels").is_dir():
         return found / "images"
     raise ValueError(f"{yaml_path}: the folder of the split {split!r} must have 'images' in its path (labels lie in 'labels'), got {short(place)}")
 

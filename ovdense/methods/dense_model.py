@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovdense.compat.weights import weights_state
+from ovdense.compat.weights import weights_fingerprint, weights_state
 from ovdense.heads.segment import best_class
 from ovdense.methods.base import EXAMPLES_ARE_OLD, OpenVocabModel, asked_vocabulary, only_names
 from ovdense.structures import ImageTarget, Results, Vocabulary
@@ -26,6 +26,7 @@ class TrainingFreeSegmenter(OpenVocabModel):
         super().__init__(mean=mean, std=std, divisor=1)
         self._text: Any = None
         self._text_of: tuple[Any, ...] = ()  # all that the text depends on
+        self._examples_of = ""  # the weights that read the example pictures
 
     @property
     def wants_background(self) -> bool:
@@ -40,15 +41,16 @@ class TrainingFreeSegmenter(OpenVocabModel):
         """Predict these classes from now on with a text that was made of example pictures."""
         super().set_vocabulary(vocabulary)
         self.prompt, self._text = "exemplars", text
-        self._text_of = self._text_key()
+        self._text_of, self._examples_of = self._text_key(), weights_fingerprint(self)
 
     def text(self) -> Any:
         """Return the vocabulary's text; encoded anew where weights have changed since. ValueError where nothing was asked, or examples cannot be read anew."""
         vocabulary = asked_vocabulary(self)
         if self._text_of != self._text_key():
-            if self.prompt == "exemplars":
+            if self.prompt != "exemplars":
+                self._text = self.encode_text(vocabulary)
+            elif self._examples_of != weights_fingerprint(self):  # else the model was moved or copied
                 raise ValueError(EXAMPLES_ARE_OLD)
-            self._text = self.encode_text(vocabulary)
             self._text_of = self._text_key()
         return self._text
 

@@ -16,6 +16,7 @@ from mmengine.registry import build_from_cfg
 from PIL import Image
 from torch import Tensor, nn
 
+from ovdense.compat.weights import call_after_load
 from ovdense.data.center_crop import center_square
 from ovdense.registry import MODELS
 from ovdense.structures import ClassBank, FeatureMap, Vocabulary
@@ -128,7 +129,7 @@ class ConseDualEncoder(DualEncoder):
             encoder, names=imagenet_names(), glosses=imagenet_glosses(), gloss_weight=gloss_weight, centering=centering
         )
         super().__init__(anchored, ConseEncoder(name, anchors_MD=anchored.anchors_MD, short_sides=short_sides), templates)
-        self.register_load_state_dict_post_hook(lambda model, keys: model._follow_text())
+        call_after_load(self, "_follow_text")
 
     def _follow_text(self) -> None:
         """Give the image side the anchors of the text side's weights."""

@@ -6,6 +6,7 @@ from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
 from ovdense.compat.feature_files import FeatureFiles
+from ovdense.compat.weights import call_after_load
 from ovdense.registry import MODELS
 from ovdense.structures import TokenizedText
 
@@ -28,7 +29,7 @@ class RememberingTextEncoder(nn.Module):
         self._room, self._memory = int(max_mib * 2**20), {}
         self._max_bytes = self._room
         self._on_disk, self._files = on_disk, None
-        self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
+        call_after_load(self, "forget")
 
     def forget(self) -> None:
         """Drop all features: the encoder has other weights now."""

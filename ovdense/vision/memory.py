@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovdense.compat.feature_files import FeatureFiles
+from ovdense.compat.weights import call_after_load
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 
@@ -84,7 +85,7 @@ class RememberingBackbone(nn.Module):
         self.channels, self.strides = self.backbone.channels, self.backbone.strides
         self.mean, self.std = self.backbone.mean, self.backbone.std
         self.memory = ImageMemory(self.backbone, max_gib=max_gib, on_disk=on_disk, about=f"{self.strides} {self.backbone!r}")  # eps and the like
-        self.register_load_state_dict_post_hook(lambda module, keys: module.forget())
+        call_after_load(self, "forget")
 
     def forget(self) -> None:
         """Drop all features: the backbone has other weights now."""

@@ -193,7 +193,8 @@ class Engine:
             with _in_words():
                 predictor.model.text()  # encoded now, so that its time is told apart
         times["text"], before, began = time.perf_counter() - began, cache.seconds, time.perf_counter()
-        results = predictor.predict(image, score_thr=0.0)
+        with _in_words():  # OVDiff reads its pictures only now
+            results = predictor.predict(image, score_thr=0.0)
         times["image"] = cache.seconds - before
         times["match"] = time.perf_counter() - began - times["image"]
         return results

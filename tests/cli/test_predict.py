@@ -66,6 +66,12 @@ def test_picture_names__no_two_photos_write_the_same_file(files):
     assert len(names) == len(files) and len(set(written)) == len(written)
 
 
+def test_picture_names__of_very_many_photos():
+    files = [Path(f"{k % 100}/{k // 100}.jpg") for k in range(20_000)]
+    names = picture_names(files)
+    assert len({n.casefold() for n in names}) == 20_000 and names[:2] == ["0_jpg_1", "0_jpg_2"]
+
+
 def test_predict__what_a_model_cannot_do_is_said_before_anything_is_written(tmp_path, capsys):
     own, out = photo(tmp_path / "a.jpg"), tmp_path / "out"
     ends = ["--out", out, "--device", "cpu"]

@@ -34,6 +34,17 @@ def test_upright__every_reader_sees_what_viewers_show(tmp_path, form, turn):
     assert upright_size(path) == image_size(path) == size_of_annotated(path) == _size_of(path, path) == shown.shape[:2]
 
 
+def test_upright_size__of_a_png_whose_orientation_stands_after_its_pixels(tmp_path):
+    turned(tmp_path / "a.png", 6)
+    content = (tmp_path / "a.png").read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+    (tmp_path / "b.png").write_bytes(content[:at] + content[end:-12] + content[at:end] + content[-12:])
+    assert upright_size(tmp_path / "b.png") == read_upright(tmp_path / "b.png").shape[:2] == (16, 8)
+    (tmp_path / "c.png").write_bytes(content[:at] + content[end:])
+    assert upright_size(tmp_path / "c.png") == (8, 16)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_orientation__that_says_nothing_is_none(tmp_path):
     for value in (0, 9, 300):

@@ -47,7 +47,7 @@ def test_voc__names_of_classes(names, tmp_path):
 
 @pytest.mark.parametrize("lines, names", [
     ("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0:head,tail:run\nvoid:1,1,1::\n", ("cat",)),
-    ("# mine\ncat\nred dog:\n\nsofa:1, 2, 3\n", ("cat", "red dog", "sofa")),
+    ("# mine\ncat\nred dog:\n\nsofa:1, 2, 3\n", ("cat", "red dog", "sofa")), ("cat: 1,2,3::\ncow:4,5,6 ::\n", ("cat", "cow")),
 ])
 def test_voc__labelmaps_of_others(lines, names, tmp_path):
     (tmp_path / "Annotations").mkdir()

@@ -42,6 +42,19 @@ def test_yolo__a_path_of_another_machine(path, images, tmp_path):
     assert _found(read_annotations(folder, **({"images": tmp_path / "pictures/train"} if images else {}))) == {"a.jpg": DOG}
 
 
+def test_yolo__below_any_folder_named_images(tmp_path):
+    (tmp_path / "images" / "set").mkdir(parents=True)
+    folder = _files(tmp_path / "images" / "set", "train: train")
+    for kind in ("images", "labels"):
+        (folder / "train" / kind).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(folder / "train" / "images" / "a.jpg")
+    (folder / "train" / "labels" / "a.txt").write_text(LINE)
+    assert _found(read_annotations(folder)) == {"a.jpg": DOG}
+    (folder / "train" / "labels" / "lost.txt").write_text(LINE)
+    with pytest.raises(ValueError, match="have no picture, the first is lost.txt"):
+        read_annotations(folder)
+
+
 def test_yolo__roboflow(tmp_path):
     yaml = "train: ../train/images\nval: ../valid/images"
     folder = _files(tmp_path / "export", yaml, train__images__a=LINE, valid__images__b=LINE)

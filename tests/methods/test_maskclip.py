@@ -1,10 +1,13 @@
 """MaskCLIP: cosines of places, the image's share, backgrounds."""
+import copy
+
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from torch.nn import functional as F
 
+from ovdense.export.networks import MaskClipNetwork
 from ovdense.methods.dual_encoder import DualEncoder
 from ovdense.methods.maskclip import MaskClip
 from ovdense.runs import is_training_free, require_training_free
@@ -98,9 +101,11 @@ def test_text__follows_the_weights():
     first = predict(made, picture()).label_map_HW
     assert made.text() is made.text()
     made.load_state_dict({"encoder.text.turn_DD": torch.eye(3)[[2, 0, 1]]})
+    assert torch.equal(MaskClipNetwork(made, fold=True).rows_MD, torch.eye(3)[[2, 0, 1]]), "an export has the new ones, too"
     assert torch.equal(predict(made, picture()).label_map_HW, torch.tensor([1, 2, 0])[first])
     made._ask_by_examples(COLOURS, made.text())
     predict(made, picture())
+    predict(copy.deepcopy(made)._apply(torch.clone), picture())  # a copy, and a move: the same weights
     made.encoder.text.load_state_dict({"turn_DD": torch.eye(3)})
     with pytest.raises(ValueError, match="give them again"):
         predict(made, picture())

@@ -169,10 +169,12 @@ def test_ask__what_is_wrong_with_a_model_is_refused_with_words(tmp_path, monkeyp
     """Data that a model needs and that are not there, a checkpoint of another model, a config without weights."""
     monkeypatch.setenv("OVDENSE_DATA", str(tmp_path))
     torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
-    choices = [ModelChoice(name="reco", config="reco_mini"), ModelChoice(name="other", config="desco_lvis_mini", weights=tmp_path / "other.pth"),
+    choices = [ModelChoice(name="reco", config="reco_mini"), ModelChoice(name="ovdiff", config="ovdiff_voc_mini"),
+               ModelChoice(name="other", config="desco_lvis_mini", weights=tmp_path / "other.pth"),
                ModelChoice(name="none", config="desco_lvis_mini")]  # fmt: skip
     with serving(Engine(choices, limits=LIMITS, device="cpu")) as url:
-        for name, said in (("reco", "model.retrieval.archive=/FOLDER"), ("other", "other.pth"), ("none", "Give the checkpoint")):
+        for name, said in (("reco", "model.retrieval.archive=/FOLDER"), ("ovdiff", "model.support.archive=/FOLDER"), ("other", "other.pth"),
+                           ("none", "Give the checkpoint")):  # fmt: skip
             status, refused = ask(url, png(), ["cat"], name)
             assert status == 422 and said in refused["error"], refused
 

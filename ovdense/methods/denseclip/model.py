@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.weights import weights_state
+from ovdense.compat.weights import call_after_load, weights_fingerprint, weights_state
 from ovdense.heads.segment import label_maps, resized, slide, without_padding
 from ovdense.methods.base import EXAMPLES_ARE_OLD, OpenVocabModel, built
 from ovdense.methods.denseclip.backbones import PairedBackbone
@@ -84,7 +84,8 @@ class DenseClip(OpenVocabModel):
         if self.trained_on is not None:
             self._check_count(self.trained_on)
         self._text: tuple[Any, ClassText] | None = None
-        self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
+        self._examples_of = ""  # the weights that read the example pictures
+        call_after_load(self, "_forget")
 
     @property
     def wants_background(self) -> bool:
@@ -123,7 +124,7 @@ class DenseClip(OpenVocabModel):
         text = text_of_examples(self, vocabulary, source)
         super().set_vocabulary(vocabulary)
         self.prompt = "exemplars"
-        self._text = (self._text_key(), text)
+        self._text, self._examples_of = (self._text_key(), text), weights_fingerprint(self)
 
     def _check_count(self, vocabulary: Vocabulary) -> None:
         if not self.decoder.is_open and self.decoder.num_classes != len(vocabulary):
@@ -177,6 +178,8 @@ class DenseClip(OpenVocabModel):
         if self.text_encoder is None:
             return None
         key = self._text_key()
+        if self._text is not None and self.prompt == "exemplars" and self._text[0] != key and self._examples_of == weights_fingerprint(self):
+            self._text = (key, self._text[1])  # the model was moved or copied
         if self._text is None or self._text[0] != key:
             with torch.no_grad():
                 self._text = (key, self.encode_text(self.vocabulary))

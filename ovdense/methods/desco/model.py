@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.weights import weights_state
+from ovdense.compat.weights import call_after_load, weights_state
 from ovdense.heads.anchors import decode_deltas, grid_anchors
 from ovdense.heads.decode import select_detections
 from ovdense.heads.segment import without_padding
@@ -101,7 +101,7 @@ class Desco(OpenVocabModel):
         self.criterion = DescoCriterion(**(criterion or {}))
         self.test = TestSettings(**(test or {}))
         self._chunks: tuple[Any, list[EncodedChunk]] | None = None
-        self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
+        call_after_load(self, "_forget")
 
     def train(self, mode: bool = True) -> "Desco":
         if mode:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovdense.compat.weights import weights_state
+from ovdense.compat.weights import call_after_load, weights_state
 from ovdense.heads.embedding_head import AlignmentHead
 from ovdense.methods.base import OpenVocabModel, built
 from ovdense.methods.mdetr.criterion import ImageTruth, MdetrCriterion
@@ -113,7 +113,7 @@ class Mdetr(OpenVocabModel):
         self.criterion = MdetrCriterion(**(criterion or {}))
         self.test = TestSettings(**(test or {}))
         self._prompts: tuple[Any, list[EncodedPrompt]] | None = None
-        self.register_load_state_dict_post_hook(lambda model, keys: model._forget())
+        call_after_load(self, "_forget")
 
     @property
     def device(self) -> torch.device:

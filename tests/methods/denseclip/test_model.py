@@ -1,4 +1,6 @@
 """What a user of DenseCLIP would notice: vocabularies, windows and views, training, detectors, errors."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,10 @@ def test_exemplars__background_keeps_its_vector_and_a_picture_without_mask_is_se
 def test_exemplars__changed_weights_and_models_that_cannot_are_clear_errors(pictures):
     model, vocabulary, source = make("open_semantic"), Vocabulary.of(["left", "right"]), FolderSupport(pictures)
     model.use_exemplars(vocabulary, source)
+    answered = logits(model, images())
+    assert torch.equal(logits(copy.deepcopy(model), images()), answered)
+    model._apply(torch.clone)  # what a move to another device does
+    assert torch.equal(logits(model, images()), answered), "the weights are the same"
     model.load_state_dict(make("open_semantic", seed=1).state_dict())
     with pytest.raises(ValueError, match="example pictures .* give them again"):
         logits(model, images())

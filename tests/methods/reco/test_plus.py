@@ -25,11 +25,10 @@ class Predictor:
     def __init__(self, model):
         self.model, self.vocabulary = model, model.vocabulary
 
-    def predict(self, file):
-        from ovdense.compat.images import read_upright
+    def predict(self, image):
         from tests.methods.reco.test_model import predict
 
-        return predict(self.model, read_upright(file))
+        return predict(self.model, image)
 
 
 @pytest.fixture
@@ -61,6 +60,17 @@ def test_labels__lie_under_the_images_own_names(labelled):
         write_labels(Predictor(made), [labelled / "photos/a/1.png", labelled / "photos/a/1.jpg"], labelled / "photos", labelled / "other")
     with pytest.raises(ValueError, match="where the images are"):  # they would be taken for labels that are there already
         write_labels(Predictor(made), [labelled / "photos/a/1.png"], labelled / "photos", labelled / "photos")
+
+
+def test_labels__what_the_model_lacks_ends_the_run_and_is_no_photos_fault(labelled):
+    class Lacking(Predictor):
+        def predict(self, image):
+            raise FileNotFoundError("the archive is missing")
+
+    made = model(image_weight=0.0)
+    made.set_vocabulary(Vocabulary((BACKGROUND, *COLOURS)))
+    with pytest.raises(FileNotFoundError, match="the archive"):
+        write_labels(Lacking(made), [labelled / "photos/a/1.png", labelled / "photos/b/1.png"], labelled / "photos", labelled / "none")
 
 
 def dataset(folder):
@@ -110,7 +120,7 @@ def test_plus__pixels_without_a_label_count_for_nothing(labelled):
     label[:, 30:] = 255
     after = made.loss(inputs["images"], inputs["targets"])["loss_seg"]
     label[:] = 255
-    assert float(before) != float(after) and float(made.loss(inputs["images"], inputs["targets"])["loss_seg"]) == 0
+    assert before.item() != after.item() and made.loss(inputs["images"], inputs["targets"])["loss_seg"].item() == 0
 
 
 def test_plus__background_pixels_count_as_much_as_they_weigh(labelled):
