@@ -37,25 +37,27 @@ LABELS_A_CLASS = 3  # of a crowded picture
 
 
 def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 0.3, max_labels: int = 40, min_side: int = 640,
-                 same_place_iou: float = 0.7, legend: bool | None = None, scores: bool = True) -> np.ndarray:
+                 same_place_iou: float = 0.7, legend: bool | None = None, scores: bool = True, together: Sequence[str] = ()) -> np.ndarray:
     """Return a picture of the image with the detections of at least `score_thr`; the `max_labels` best get a label.
 
     Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it, so that labels
     are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
     all are). Labels lie inside the image and never on each other; one that lies apart from its box has a line to it, one that finds no
     free place is left out, its box stays. `legend`: a strip below the image with every class and its count (None: of more than 15 detections, whose
-    labels are then short and at most three a class). `scores`: write them. Results with a label map are drawn by `draw_label_map`.
+    labels are then short and at most three a class). `scores`: write them. `together`: names that pictures shown side by side have, so that a class has one
+    colour in all of them. Results with a label map are drawn by `draw_label_map`.
     """
     _check(image_rgb)
     if results.label_map_HW is not None:
-        return draw_label_map(image_rgb, results.label_map_HW.cpu().numpy(), results.names, max_labels=max_labels, min_side=min_side, legend=legend)
+        return draw_label_map(image_rgb, results.label_map_HW.cpu().numpy(), results.names, max_labels=max_labels, min_side=min_side, legend=legend,
+                              together=together)  # fmt: skip
     shown = results.above(score_thr)
     order = shown.scores.argsort(descending=True, stable=True).tolist()
     zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
     image_rgb = enlarged(image_rgb, zoom)
     boxes, names = (shown.boxes_xyxy * zoom).tolist(), [shown.names[k] for k in shown.labels.tolist()]
     order = _best_of_place(order, boxes, same_place_iou)
-    colours = class_colours(shown.names, [names[n] for n in order])
+    colours = class_colours(shown.names, [*together, *(names[n] for n in order)])
     height, width = image_rgb.shape[:2]
     crowded = len(order) > CROWDED
     thickness = max(2.0, (0.0025 if crowded or shown.masks_NHW is not None else 0.0035) * (height * width) ** 0.5)
@@ -129,11 +131,11 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]], wa
 
 
 def draw_label_map(image_rgb: np.ndarray, label_HW: np.ndarray, names: Sequence[str], *, background: Sequence[str] = ("background",), max_labels: int = 40,
-                   min_side: int = 640, legend: bool | None = None) -> np.ndarray:
+                   min_side: int = 640, legend: bool | None = None, together: Sequence[str] = ()) -> np.ndarray:
     """Return a picture of the image with every pixel's class: tinted, regions outlined, each region of some size with its name.
 
     Pixels of the classes `background` and of IGNORE_LABEL stay as they are. `legend`: a strip below the image with every class and its share of
-    the pixels (None: where a class has no region that is large enough for its name, or there are more than 8 classes).
+    the pixels (None: where a class has no region that is large enough for its name, or there are more than 8 classes). `together`: see `draw_results`.
     """
     _check(image_rgb)
     if label_HW.shape != image_rgb.shape[:2]:
@@ -146,7 +148,7 @@ def draw_label_map(image_rgb: np.ndarray, label_HW: np.ndarray, names: Sequence[
     present, count = np.unique(label_HW, return_counts=True)
     share = {k: c / label_HW.size for k, c in zip(present.tolist(), count.tolist())}
     shown = [k for k in share if k != IGNORE_LABEL and k < len(names) and names[k] not in background]
-    colours = class_colours([n for n in names if n not in background], [names[k] for k in shown])
+    colours = class_colours([n for n in names if n not in background], [*together, *(names[k] for k in shown)])
     edge = _edges(label_HW, max(1, round(0.0015 * (height * width) ** 0.5)))
     for k in shown:
         region = label_HW == k

@@ -178,13 +178,15 @@ class OverlayHook(Hook):
             names = caption_prompt(asked.caption, asked.spans)[0].names
         found = _results(sample, names)
         if found.label_map_HW is None:
-            drawn = draw_results(image, found, score_thr=self.score_thr, max_labels=self.max_labels)
             true = _true_boxes(target, names, asked) if self.truth else None
-            beside = None if true is None else draw_results(image, true, max_labels=self.max_labels, same_place_iou=1.0, scores=False)
+            together = [names[k] for part in (true, found.above(self.score_thr)) if part is not None for k in part.labels.tolist()]
+            drawn = draw_results(image, found, score_thr=self.score_thr, max_labels=self.max_labels, together=together)
+            beside = None if true is None else draw_results(image, true, max_labels=self.max_labels, same_place_iou=1.0, scores=False, together=together)
         else:
-            labels = (found.label_map_HW, _true_labels(target) if self.truth else None)
-            drawn, beside = (None if label is None else draw_label_map(image, label.cpu().numpy(), names, background=background, max_labels=self.max_labels)
-                             for label in labels)  # fmt: skip
+            labels = [None if label is None else label.cpu().numpy() for label in (found.label_map_HW, _true_labels(target) if self.truth else None)]
+            there = [k for label in labels[::-1] if label is not None for k in np.unique(label).tolist() if k < len(names)]
+            how = dict(background=background, max_labels=self.max_labels, together=[names[k] for k in there if names[k] not in background])
+            drawn, beside = (None if label is None else draw_label_map(image, label, names, **how) for label in labels)
         picture = drawn if beside is None else side_by_side(drawn, beside)
         return picture if asked is None else titled(picture, asked.caption)
 

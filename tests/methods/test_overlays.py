@@ -9,6 +9,7 @@ from PIL import Image
 from ovdense import drawing
 from ovdense.compat.grounding import CaptionPhrases
 from ovdense.compat.mm import to_data_sample
+from ovdense.drawing.colours import _wish
 from ovdense.methods.reporting import OverlayHook
 from ovdense.structures import ClassEntry, ImageTarget, Results, Vocabulary
 
@@ -61,6 +62,24 @@ def test_overlay__boxes_of_the_truth_in_pixels_of_the_file(draw, monkeypatch):
     for target, settings in ((_target(), {"truth": False}), (_target((), ()), {})):
         size, written = draw(dataset, target, _found(), **settings)
         assert written == ["cat 0.80"] and size == (800, 640)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_overlay__a_class_has_one_colour_on_both_sides(draw, monkeypatch, maps):
+    """Of a large vocabulary only the names in a picture share out the colours: here two, found in another order than they are there."""
+    names, used = tuple(f"class {n}" for n in range(80)), []
+    wishes = [_wish(name) for name in names]
+    alike = [n for n in range(1, 80) if wishes[n] == next(w for w in wishes[1:] if wishes[1:].count(w) > 1)][:2]  # two that wish for one colour
+    of = drawing.overlay.class_colours
+    monkeypatch.setattr(drawing.overlay, "class_colours", lambda *a: used.append(of(*a)) or used[-1])
+    boxes, label = torch.tensor([[5.0, 5, 40, 40], [50.0, 40, 90, 75]]), torch.zeros(80, 100, dtype=torch.int64)
+    label[:40], label[40:] = alike[0], alike[1]
+    found = Results(boxes_xyxy=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor(alike), names=names, size_hw=(80, 100), image_id=7)
+    target = _target(boxes.tolist(), alike[::-1])
+    if maps:
+        found, target = Results.of_label_map(label, names, 7), _target((), (), label_map_HW=torch.where(label == alike[0], alike[1], 0))
+    draw({"vocabulary": Vocabulary.of(names)}, target, found)
+    assert len(used) == 2 and all(used[0][names[k]] == used[1][names[k]] for k in alike) and used[0][names[alike[0]]] != used[0][names[alike[1]]]
 
 
 def test_overlay__label_maps_beside_each_other(draw):
