@@ -11,7 +11,8 @@ from torch import distributed
 module, function, meet, rank, world, *arguments = sys.argv[1:]
 distributed.init_process_group("gloo", init_method="file://" + meet, rank=int(rank), world_size=int(world))
 getattr(importlib.import_module(module), function)(*arguments)
-distributed.destroy_process_group()
+from ovdense.cli.program import end
+end(0)
 '''
 
 

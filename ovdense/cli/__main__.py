@@ -1,6 +1,5 @@
 """python -m ovdense.cli, where the entry point is not on the PATH."""
-import sys
-
 from ovdense.cli import main
+from ovdense.cli.program import end
 
-sys.exit(main())
+end(main())

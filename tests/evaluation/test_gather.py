@@ -48,7 +48,10 @@ WORKER = textwrap.dedent("""
             numbers = {"error": f"{type(error).__name__}: {error}"}
         out[str(n)] = {k: repr(v) for k, v in numbers.items()}
         out[f"protocol{n}"] = metric.protocol.get("most_predicted_in_an_image")
-    json.dump(out, open(f"{folder}/out{rank}.json", "w"))
+    with open(f"{folder}/out{rank}.json", "w") as file:
+        json.dump(out, file)
+    from ovdense.cli.program import end
+    end(0)
 """)
 
 

@@ -217,6 +217,8 @@ def test_index__several_processes_share_the_work_and_agree(tmp_path):
         embedder = MeanColour()
         index = index_images(folder_images({str(tmp_path / "many")!r}), embedder, folder={str(tmp_path / "index")!r}, batch_size=4, progress=False)
         print(embedder.seen, *names(index, index.top_k(RED, 15)))
+        from ovdense.cli.program import end
+        end(0)
     """)
     runs = [subprocess.Popen([sys.executable, "-c", code, str(r)], stdout=subprocess.PIPE, text=True) for r in (0, 1)]
     answers = [r.communicate()[0].split() for r in runs]

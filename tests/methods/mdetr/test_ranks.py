@@ -20,6 +20,8 @@ distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank
 loss, grads, found = step([rank])
 metrics = measured([rank, rank + 2], 4)
 torch.save({"loss": loss, "grads": grads, "found": found, "metrics": metrics}, sys.argv[3] + str(rank))
+from ovdense.cli.program import end
+end(0)
 '''
 
 
