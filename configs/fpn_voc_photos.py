@@ -6,9 +6,6 @@ Test:  python tools/test.py configs/fpn_voc_photos.py work_dirs/fpn_voc_photos -
 Result, 37 photos, seeds 0, 1, 2: mIoU 6.6, 6.7, 6.3.
 """
 from mmengine.config import read_base
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
-from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
-from torch.optim import AdamW
 
 with read_base():
     from ._base_.default_runtime import (
@@ -23,6 +20,7 @@ with read_base():
         resume,
         visualizer,
     )
+    from ._base_.denseclip_photos import auto_scale_lr, optim_wrapper, param_scheduler, test_cfg, train_cfg, val_cfg
     from ._base_.photos_voc import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
 
 from ovdense.methods.denseclip.decoders import SemanticFpn
@@ -48,13 +46,3 @@ model = dict(
         label_step=8,
     ),
 )
-
-optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-2), clip_grad=dict(max_norm=1.0))
-param_scheduler = [
-    dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=30),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=30, end=120, T_max=90, eta_min=1e-6),
-]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=120, val_interval=120)
-val_cfg = dict(type=ValLoop)
-test_cfg = dict(type=TestLoop)
-auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,4 +1,4 @@
-"""DenseCLIP in its open form at CPU size, from embedded weights, and its schedule for a few photos: a frozen EfficientNet-Lite0, score maps at stride 16."""
+"""DenseCLIP in its open form at CPU size, from embedded weights, and the schedule of all small ones: a frozen EfficientNet-Lite0, score maps at stride 16."""
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
