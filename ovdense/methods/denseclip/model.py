@@ -3,7 +3,7 @@
 Flow: backbone -> maps and local vectors; vocabulary -> text, once; pixel_text -> cosines of places and classes; decoder ->
 label maps or boxes. Without a text encoder it is the same network without language (the paper's CLIP-FPN baselines).
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,23 +196,22 @@ class DenseClip(OpenVocabModel):
     def device(self) -> torch.device:
         return self.data_preprocessor.mean.device
 
-    def _alike(self, images: Tensor, targets: Sequence[ImageTarget]) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield the images of a batch that are of one size, and where they are in it, without the padding that larger ones brought.
+    def _apart(self, answer: Callable[[Tensor, Sequence[ImageTarget]], list[Any]], images: Tensor, targets: Sequence[ImageTarget]) -> list[Any]:
+        """Return what `answer` says of each image, asked for those of one size at a time, without the padding that larger ones brought.
 
         Attention pooling, context decoder and positions see a whole input, so that an image's answer would depend on its batch mates.
         """
-        step, at = self.data_preprocessor.divisor, {}
+        step, at, found = self.data_preprocessor.divisor, {}, {}
         for b, t in enumerate(targets):
             at.setdefault(tuple(min(-(-side // step) * step, most) for side, most in zip(t.size_hw, images.shape[-2:])), []).append(b)
         for (h, w), rows in at.items():
-            yield rows, images[rows, :, :h, :w] if len(at) > 1 or (h, w) != tuple(images.shape[-2:]) else images
+            alike = images[rows, :, :h, :w] if len(at) > 1 or (h, w) != tuple(images.shape[-2:]) else images
+            found |= zip(rows, answer(alike, [targets[b] for b in rows]))
+        return [found[b] for b in range(len(targets))]
 
     @torch.no_grad()
     def predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
-        found: dict[int, Results] = {}
-        for rows, part in self._alike(images, targets):
-            found |= zip(rows, self._predict(part, [targets[b] for b in rows]))
-        return [found[b] for b in range(len(targets))]
+        return self._apart(self._predict, images, targets)
 
     def _predict(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the results of images of one size."""
@@ -238,10 +237,7 @@ class DenseClip(OpenVocabModel):
     @torch.no_grad()
     def score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         """Return each class's probability at every place; of a detector the cosines of its pixel-text maps over tau, as probabilities too."""
-        found: dict[int, Tensor] = {}
-        for rows, part in self._alike(images, targets):
-            found |= zip(rows, self._score_maps(part, [targets[b] for b in rows]))
-        return [found[b] for b in range(len(targets))]
+        return self._apart(self._score_maps, images, targets)
 
     def _score_maps(self, images: Tensor, targets: Sequence[ImageTarget]) -> list[Tensor]:
         if self.decoder.task == "semantic":
