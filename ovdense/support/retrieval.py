@@ -199,10 +199,12 @@ def index_images(
     keys = {path: pool.known_file(path) for path in paths}
     unknown = [path for path in keys if keys[path] is None]
     skipped: dict[Path, str] = {}
-    if unknown:
-        mine = unknown[dist.get_rank() :: dist.get_world_size()]
-        skipped = _embed_files(mine, embedder, pool, batch_size, progress and dist.is_main_process())
-        if dist.get_world_size() > 1:
+    several = dist.get_world_size() > 1
+    if unknown or several:
+        # shares of all paths: what is known differs where one process has begun before another looked
+        mine = [path for path in list(keys)[dist.get_rank() :: dist.get_world_size()] if keys[path] is None]
+        skipped = _embed_files(mine, embedder, pool, batch_size, progress and dist.is_main_process()) if mine else {}
+        if several:
             skipped = {Path(path): reason for part in gather_json([[str(p), r] for p, r in skipped.items()]) for path, reason in part}
         pool.refresh()
         keys.update({path: pool.known_file(path) for path in unknown})

@@ -4,18 +4,21 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import distributed
 from torch.nn import functional as F
 
 from ovdense.support.pool import KEY_BYTES, EmbeddingPool, content_key
 from ovdense.support.retrieval import ImageIndex, folder_images, index_images
 from ovdense.support.retrieve import retrieve_support
 from ovdense.support.store import SupportStore
+from tests.ranks import call_on_ranks
 
 
 class MeanColour:
@@ -204,24 +207,20 @@ def test_retrieve__keeps_the_set_with_where_it_came_from(tmp_path, archive):
     assert [i.path.stem for i in retrieve_support("red thing", RED[0], index, 3, store, said={"templates": "plain"}).images] == ["red", "grey", "blue"]
 
 
+def index_a_share(folder):
+    """Index FOLDER/many with the other ranks; write how many pictures this one has embedded, and what looks most like red."""
+    embedder = MeanColour()
+    time.sleep(distributed.get_rank())  # the second one looks when the first has embedded its share: each still has its own
+    index = index_images(folder_images(f"{folder}/many"), embedder, folder=f"{folder}/index", batch_size=4, progress=False)
+    Path(f"{folder}/said{distributed.get_rank()}").write_text(" ".join(map(str, (embedder.seen, *names(index, index.top_k(RED, 15))))))
+
+
 @pytest.mark.slow
 def test_index__several_processes_share_the_work_and_agree(tmp_path):
     for n in range(21):
         save(tmp_path / "many", f"{n:02d}.png", (n * 10, 20, 200 - n * 5))
-    code = textwrap.dedent(f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-        import torch.distributed as dist
-        from tests.support.test_retrieval import RED, MeanColour, folder_images, index_images, names
-        dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=int(sys.argv[1]), world_size=2)
-        embedder = MeanColour()
-        index = index_images(folder_images({str(tmp_path / "many")!r}), embedder, folder={str(tmp_path / "index")!r}, batch_size=4, progress=False)
-        print(embedder.seen, *names(index, index.top_k(RED, 15)))
-        from ovdense.cli.program import end
-        end(0)
-    """)
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(r)], stdout=subprocess.PIPE, text=True) for r in (0, 1)]
-    answers = [r.communicate()[0].split() for r in runs]
+    call_on_ranks(index_a_share, str(tmp_path), folder=tmp_path)
+    answers = [(tmp_path / f"said{r}").read_text().split() for r in (0, 1)]
     assert sorted(int(a[0]) for a in answers) == [10, 11] and answers[0][1:] == answers[1][1:]
     alone = index_images(folder_images(tmp_path / "many"), MeanColour(), folder=tmp_path / "index", progress=False)
     assert names(alone, alone.top_k(RED, 15)) == answers[0][1:]
