@@ -1,28 +1,20 @@
 """Two processes that share a batch learn and measure as one process with the whole of it."""
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from tests.methods.mdetr.tiny import BIRD, DOG, image, losses, target, tiny, total
+from tests.ranks import call_on_ranks
 
-ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = '''
-import json, os, sys
-import torch
-from torch import distributed
-from tests.methods.mdetr.test_ranks import measured, step
-rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-loss, grads, found = step([rank])
-metrics = measured([rank, rank + 2], 4)
-torch.save({"loss": loss, "grads": grads, "found": found, "metrics": metrics}, sys.argv[3] + str(rank))
-from ovdense.cli.program import end
-end(0)
-'''
+
+def shared(out):
+    """Learn and measure this rank's half, and write what came out to `out` and the rank's number."""
+    rank = distributed.get_rank()
+    loss, grads, found = step([rank])
+    metrics = measured([rank, rank + 2], 4)
+    torch.save({"loss": loss, "grads": grads, "found": found, "metrics": metrics}, f"{out}{rank}")
 
 
 def step(which):
@@ -51,17 +43,14 @@ def measured(which, count):
         box = [5.0, 5.0, 25.0, 25.0] if n % 3 else [30.0, 30.0, 40.0, 40.0]
         metric.process(None, [{"img_id": n, "pred_instances": {"bboxes": torch.tensor([box]), "scores": torch.tensor([0.5]), "labels": torch.tensor([0])}}])
     found = metric.evaluate(count)
-    os.unlink(file.name)
+    Path(file.name).unlink()
     return found
 
 
 @pytest.mark.slow
 def test_two_gloo_ranks__equal_one_process_with_the_doubled_batch(tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    arguments = [str(tmp_path / "meet"), str(tmp_path / "out")]
-    running = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(r), *arguments], env=environment, cwd=ROOT) for r in (0, 1)]
-    assert [p.wait(timeout=240) for p in running] == [0, 0]
-    ranks = [torch.load(f"{arguments[1]}{r}", weights_only=True) for r in (0, 1)]
+    call_on_ranks(shared, str(tmp_path / "out"), folder=tmp_path)
+    ranks = [torch.load(tmp_path / f"out{r}", weights_only=True) for r in (0, 1)]
     loss, grads, found = step([0, 1])
     torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, loss, rtol=1e-5, atol=1e-6)
     for name, value in found.items():
