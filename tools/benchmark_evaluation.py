@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
-from ovdense.measure import machine, paired_ratio, print_rows
+from ovdense.measure import machine, paired_ratio, print_rows, process_peak_mib
 from ovdense.runs import clean_errors
 
 CLASSES, SIZE_HW, BOXES_PER_IMAGE = 1203, (480, 640), 10.4
@@ -81,11 +81,9 @@ def _octagon(box: Sequence[float]) -> list[list[float]]:
 
 def run_child(engine: str, kind: str, folder: Path, result: Path) -> None:
     """Measure one engine in this process and write seconds, the process's largest resident MiB and the numbers."""
-    import resource
-
     start_seconds = time.perf_counter()
     seconds, numbers = (_fast if engine == "hotcoco" else _official)(kind, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = process_peak_mib()
     whole = time.perf_counter() - start_seconds
     replace_file(result, json.dumps({"seconds": seconds, "whole": whole, "peak_mib": peak, "numbers": numbers}))
 

@@ -5,7 +5,6 @@ Every part is timed in a process of its own, so that peak memory is its own; fea
 """
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from functools import partial
 
 from ovdense.cli.parser import Parser
 from ovdense.compat.atomic import replace_file
-from ovdense.measure import machine, median_seconds
+from ovdense.measure import machine, median_seconds, process_peak_mib
 
 ROWS_A_CLASS = 65  # 1 class, 32 instances, 32 parts
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.run:
         result = {"predict": predict, "streamed": streamed, "published": published}[args.run](args)
-        print(json.dumps(result | {"peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}))
+        print(json.dumps(result | {"peak_gib": round(process_peak_mib() / 2**10, 2)}))
         return 0
     shared = ["--classes", *map(str, args.classes), "--images", str(args.images), "--grid", str(args.grid), "--width", str(args.width),
               "--clusters", str(args.clusters), "--repeats", str(args.repeats)]  # fmt: skip

@@ -3,7 +3,6 @@
 The first takes 6 GB of memory, the second 7 on two ranks; a machine that has less leaves them out and says so.
 """
 import json
-import resource
 import time
 from pathlib import Path
 
@@ -56,6 +55,7 @@ def step(config: str, folder: str, data: str, options: str) -> None:
     from mmengine.dist import get_rank, get_world_size
 
     from ovdense.api import load_config
+    from ovdense.measure import process_peak_mib
     from ovdense.runs import build_runner, use_seed
 
     os.environ["OVDENSE_DATA"] = data
@@ -68,7 +68,7 @@ def step(config: str, folder: str, data: str, options: str) -> None:
     runner = build_runner(cfg)
     runner.register_hook(notes.hook())
     runner.train()
-    content = {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "rows": notes.rows,
+    content = {"peak_mib": process_peak_mib(), "rows": notes.rows,
                "grad_norm": runner.message_hub.get_scalar("train/grad_norm").current()}  # fmt: skip
     Path(f"{folder}/notes-{get_rank()}.json").write_text(json.dumps(content))
 
