@@ -208,3 +208,16 @@ def test_side_by_side__titles_above_both():
         side_by_side(IMAGE, IMAGE[:, :10])
     with pytest.raises(ValueError, match="as many captions"):
         contact_sheet([IMAGE], columns=1, captions=["a", "b"])
+
+
+@pytest.mark.parametrize("size_hw", [(1, 3000), (3000, 1), (6, 2000)])
+def test_strips__are_not_enlarged_without_end(size_hw):
+    """A picture of a few bytes must not fill the memory of whoever draws it, such as the web page."""
+    image, names = np.full((*size_hw, 3), 128, np.uint8), ("background", "a thing")
+    label = torch.zeros(size_hw, dtype=torch.int64)
+    label[size_hw[0] // 2 :, size_hw[1] // 2 :] = 1
+    drawn = [drawing.draw_results(image, _results([[0, 0, size_hw[1], size_hw[0]]], [0.9], size_hw=size_hw)),
+             draw_label_map(image, label.numpy(), names, legend=True), draw_heat(image, np.ones((2, 3)))]  # fmt: skip
+    for picture in drawn:
+        assert 640 <= max(picture.shape[:2]) <= 8 * 640 + 100
+    assert contact_sheet(drawn, 2).shape[0] < 4 * 480 * 2 + 100 and heat_sheet(image, np.ones((2, 2, 3)), ["a", "b"]).size < 20e6

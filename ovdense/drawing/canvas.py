@@ -11,6 +11,7 @@ from ovdense.drawing.colours import Colour, legible_on
 
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 _ELLIPSIS = "…"
+MOST_LONG = 8  # times the wished short side that an enlarged picture is long: a strip of a few pixels would fill the memory
 
 
 def spoken(name: str) -> str:
@@ -161,6 +162,11 @@ def enlarged_labels(label_HW: np.ndarray, size_hw: tuple[int, int]) -> np.ndarra
     """Return labels, or a mask, at another size: the value at each new pixel's centre."""
     rows, columns = (np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1) for new, old in zip(size_hw, label_HW.shape))
     return label_HW[rows[:, None], columns]
+
+
+def zoom_to(size_hw: Sequence[int], min_side: int) -> float:
+    """Return how many times an image is enlarged, so that its short side has `min_side` pixels, its long side MOST_LONG times that at most; 1 or more."""
+    return max(1.0, min(min_side / min(size_hw), MOST_LONG * min_side / max(size_hw)))
 
 
 def enlarged(image_rgb: np.ndarray, zoom: float) -> np.ndarray:

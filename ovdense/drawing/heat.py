@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ovdense.drawing.canvas import enlarged, text_font
+from ovdense.drawing.canvas import enlarged, text_font, zoom_to
 from ovdense.drawing.colours import heat_scale
 from ovdense.drawing.sheets import contact_sheet
 
@@ -21,7 +21,7 @@ def draw_heat(image_rgb: np.ndarray, heat_HW: np.ndarray, *, low: float | None =
         raise ValueError(f"a heat map must be finite numbers of shape (h, w), got shape {heat_HW.shape}")
     low = float(heat_HW.min()) if low is None else low
     high = float(heat_HW.max()) if high is None else high
-    image = enlarged(image_rgb, max(1.0, min_side / min(image_rgb.shape[:2])))
+    image = enlarged(image_rgb, zoom_to(image_rgb.shape[:2], min_side))
     height, width = image.shape[:2]
     share = np.clip((heat_HW.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     share = np.clip(np.asarray(Image.fromarray(share).resize((width, height), Image.Resampling.BILINEAR)), 0, 1)
@@ -39,7 +39,7 @@ def _scale(width: int, low: float, high: float, title: str) -> np.ndarray:
     strip = Image.new("RGB", (width, 2 * size), "white")
     draw = ImageDraw.Draw(strip)
     ends = [f"{low:.2g}", f"{high:.2g}"]
-    bar = width // 4
+    bar = max(1, width // 4)
     right = width - size // 2 - round(face.getlength(ends[1]))
     draw.text((right, size // 3), ends[1], fill=(20, 20, 20), font=face)
     colours = Image.fromarray(np.repeat(heat_scale()[None, np.linspace(0, 255, bar).astype(int)], size, axis=0))

@@ -27,6 +27,7 @@ from ovdense.drawing.canvas import (
     text_font,
     thick,
     tint,
+    zoom_to,
 )
 from ovdense.drawing.colours import Colour, class_colours
 from ovdense.structures import IGNORE_LABEL, Results
@@ -40,8 +41,8 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
                  same_place_iou: float = 0.7, legend: bool | None = None, scores: bool = True, together: Sequence[str] = ()) -> np.ndarray:
     """Return a picture of the image with the detections of at least `score_thr`; the `max_labels` best get a label.
 
-    Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it, so that labels
-    are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
+    Boxes must be in pixels of `image_rgb`; an image whose short side is below `min_side` is enlarged to it (a strip until it is eight times that
+    long), so that labels are small beside objects. Of boxes that overlap by `same_place_iou` only the best is drawn, whatever their classes (1:
     all are). Labels lie inside the image and never on each other; one that lies apart from its box has a line to it, one that finds no
     free place is left out, its box stays. `legend`: a strip below the image with every class and its count (None: of more than 15 detections, whose
     labels are then short and at most three a class). `scores`: write them. `together`: names that pictures shown side by side have, so that a class has one
@@ -53,7 +54,7 @@ def draw_results(image_rgb: np.ndarray, results: Results, *, score_thr: float = 
                               together=together)  # fmt: skip
     shown = results.above(score_thr)
     order = shown.scores.argsort(descending=True, stable=True).tolist()
-    zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
+    zoom = zoom_to(image_rgb.shape[:2], min_side)
     image_rgb = enlarged(image_rgb, zoom)
     boxes, names = (shown.boxes_xyxy * zoom).tolist(), [shown.names[k] for k in shown.labels.tolist()]
     order = _best_of_place(order, boxes, same_place_iou)
@@ -140,7 +141,7 @@ def draw_label_map(image_rgb: np.ndarray, label_HW: np.ndarray, names: Sequence[
     _check(image_rgb)
     if label_HW.shape != image_rgb.shape[:2]:
         raise ValueError(f"the label map must have the image's size {image_rgb.shape[:2]}, got {label_HW.shape}")
-    zoom = max(1.0, min_side / min(image_rgb.shape[:2]))
+    zoom = zoom_to(image_rgb.shape[:2], min_side)
     image_rgb = enlarged(image_rgb, zoom)
     height, width = image_rgb.shape[:2]
     label_HW = enlarged_labels(label_HW, (height, width))

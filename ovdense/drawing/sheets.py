@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from ovdense.drawing.canvas import fitted, text_font
 
 _INK = (20, 20, 20)
+MOST_HIGH = 4  # times its width that a cell of a contact sheet is high
 
 
 def titled(image_rgb: np.ndarray, title: str, *, size: int | None = None) -> np.ndarray:
@@ -20,13 +21,13 @@ def titled(image_rgb: np.ndarray, title: str, *, size: int | None = None) -> np.
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, *, cell_width: int = 480, gap: int = 8, captions: Sequence[str] | None = None) -> np.ndarray:
-    """Return the images in rows of `columns`, each `cell_width` wide, on white; `captions`: a line of text above each."""
+    """Return the images in rows of `columns`, each `cell_width` wide (a strip four times as high at most), on white; `captions`: a line of text above each."""
     if not images or columns < 1:
         raise ValueError(f"a contact sheet needs an image and a column, got {len(images)} images and {columns} columns")
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(images)} images need as many captions, got {len(captions)}")
     columns = min(columns, len(images))
-    cells = [Image.fromarray(i).resize((cell_width, max(1, round(i.shape[0] * cell_width / i.shape[1]))), Image.Resampling.LANCZOS) for i in images]
+    cells = [_cell(image, cell_width) for image in images]
     if captions is not None:
         cells = [Image.fromarray(titled(np.asarray(cell), text)) for cell, text in zip(cells, captions)]
     rows = [cells[n : n + columns] for n in range(0, len(cells), columns)]
@@ -38,6 +39,15 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, *, cell_width: int
             sheet.paste(cell, (gap + n * (cell_width + gap), y + (height - cell.height) // 2))
         y += height + gap
     return np.asarray(sheet)
+
+
+def _cell(image_rgb: np.ndarray, width: int) -> Image.Image:
+    height = image_rgb.shape[0] * width / image_rgb.shape[1]
+    share = min(1.0, MOST_HIGH * width / height)
+    drawn = Image.fromarray(image_rgb).resize((max(1, round(width * share)), max(1, round(height * share))), Image.Resampling.LANCZOS)
+    cell = Image.new("RGB", (width, drawn.height), "white")
+    cell.paste(drawn, ((width - drawn.width) // 2, 0))
+    return cell
 
 
 def named_rows(rows: Sequence[np.ndarray], names: Sequence[str], *, title: str = "", gap: int = 4) -> np.ndarray:
