@@ -8,8 +8,9 @@ from pycocotools import mask as coco_mask
 from ovdense.compat.atomic import replace_file
 from ovdense.compat.entry_checks import check_annotations, check_images
 from ovdense.compat.segmentations import encode_segmentation
-from ovdense.data.annotations import InvalidBoxes, boxes_xywh, categories_of, check_boxes, entries_of, image_name, read_json, unique_ids
-from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask
+from ovdense.data.annotations import InvalidBoxes, boxes_xywh, categories_of, check_boxes, entries_of, image_name, read_json
+from ovdense.data.annotations import unique_ids as ids_of
+from ovdense.interchange.records import AnnotatedImage, AnnotatedObject, AnnotationSet, Mask, unique_ids
 from ovdense.structures import Vocabulary
 
 _LISTS = ("images", "annotations", "categories")
@@ -27,9 +28,9 @@ def read(path: Path, *, invalid_boxes: InvalidBoxes = "raise") -> AnnotationSet:
     content = read_json(path)
     categories = categories_of(content, path)
     images = entries_of(content, "images", path, ("id", "height", "width"))
-    rows = {int(i): n for n, i in enumerate(unique_ids(images, "images", path))}
+    rows = {int(i): n for n, i in enumerate(ids_of(images, "images", path))}
     annotations = entries_of(content, "annotations", path, ("id", "image_id", "category_id", "bbox"))
-    unique_ids(annotations, "annotations", path)
+    ids_of(annotations, "annotations", path)
     check_images(images, categories, path)
     check_annotations(annotations, rows, categories, path)
     xywh = boxes_xywh(annotations, path).reshape(-1, 4)
@@ -83,7 +84,7 @@ def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Mask | Non
 
 
 def write(data: AnnotationSet, path: Path) -> None:
-    """Write one COCO JSON file. Ids that are missing are counted from 1; crowds have uncompressed run lengths, as in COCO's own files."""
+    """Write one COCO JSON file; ids that are missing, or there already, are numbered on from the largest. Crowds have uncompressed run lengths, as COCO's."""
     replace_file(path, json.dumps(to_coco(data), ensure_ascii=False))
 
 
@@ -91,19 +92,13 @@ def to_coco(data: AnnotationSet) -> dict[str, Any]:
     """Return the content of a COCO file (LVIS's fields where the source had them)."""
     ids = data.ids()
     categories = [{"id": ids[entry.name], "name": entry.name, **(data.extra_of_class(k, "coco") or _said(entry))} for k, entry in enumerate(data.classes)]
-    image_ids = _ids([image.id for image in data.images])
-    object_ids = iter(_ids([thing.id for thing in data.objects()]))
+    image_ids = unique_ids([image.id for image in data.images])
+    object_ids = iter(unique_ids([thing.id for thing in data.objects()]))
     images, annotations = [], []
     for image_id, image in zip(image_ids, data.images):
         images.append(_image_entry(image, image_id, ids))
         annotations += [_entry(thing, next(object_ids), image_id, ids[thing.name]) for thing in image.objects]
     return {**data.extra.get("coco", {}), "images": images, "annotations": annotations, "categories": categories}
-
-
-def _ids(given: list[int | None]) -> list[int]:
-    """Return the given ids where all are there and differ, else 1, 2, ..."""
-    good = None not in given and len(set(given)) == len(given)
-    return given if good else list(range(1, len(given) + 1))
 
 
 def _said(entry) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from ovdense.compat.atomic import replace_file
 from ovdense.compat.xml import read_xml, xml_bytes
 from ovdense.interchange.files import ellipse, numbers, text_of
 from ovdense.interchange.outlines import runs
-from ovdense.interchange.parts import FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
-from ovdense.interchange.records import AnnotatedImage, AnnotationSet, Mask, classes_in_order
+from ovdense.interchange.parts import BOXES, FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
+from ovdense.interchange.records import AnnotatedImage, AnnotationSet, Mask, classes_in_order, unique_ids
 
 _RENAMED = {"id": "object_id"}  # fact -> attribute
-_FACTS = {"score": "score", "object_id": "id", "box_xyxy": "box_xyxy", **{flag: flag for flag in FLAGS}}
+_FACTS = {"score": "score", "object_id": "id", **{flag: flag for flag in FLAGS}}
 MOST_MASKED = 2**28  # pixels of a mask's box
 _ATTRIBUTES = ("label", "occluded", "source", "z_order", "group_id", "xtl", "ytl", "xbr", "ybr", "points", "rle", "left", "top", "width", "height", "cx", "cy",
                "rx", "ry", "rotation")
@@ -96,10 +96,10 @@ def _said(node: Element, label: str, types: Mapping[tuple[str, str], str], where
     for child in node.iterfind("attribute"):
         key, text = child.get("name") or "", (child.text or "").strip()
         kind = types.get((label, key), "text")
-        if key == "box_xyxy":
-            facts[key] = numbers(text.split(","), f"{where}: box_xyxy")
+        if key in BOXES:
+            facts[key] = numbers(text.split(","), f"{where}: {key}")
             if len(facts[key]) != 4:
-                raise ValueError(f"{where}: box_xyxy must be four numbers, got {text[:80]!r}")
+                raise ValueError(f"{where}: {key} must be four numbers, got {text[:80]!r}")
         elif (fact := _fact(key, text)) is not None:
             facts[_FACTS[key]] = fact
         elif kind == "checkbox":
@@ -146,8 +146,7 @@ def write(data: AnnotationSet, path: Path) -> None:
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     _head(root, data, [s for found in shapes for s in found])
-    for n, (image, found) in enumerate(zip(data.images, shapes)):
-        number = n if image.id is None else image.id
+    for number, image, found in zip(unique_ids([image.id for image in data.images], 0), data.images, shapes):
         node = SubElement(root, "image", {"id": str(number), "name": image.file_name, "width": str(image.size_hw[1]), "height": str(image.size_hw[0]),
                                           **{k: str(v) for k, v in image.extra.get("cvat", {}).items()}})
         free = 1 + max((s.group or 0 for s in found), default=0)

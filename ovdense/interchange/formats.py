@@ -87,6 +87,14 @@ def write_annotations(data: AnnotationSet, path: str | Path, format: str, **opti
     module.write(data, path, **known)
 
 
+def label_files(data: AnnotationSet, path: str | Path, format: str, split: str = "train") -> list[Path]:
+    """Return the files in which `write_annotations` would keep the labels: one for all images (coco, cvat), or one an image."""
+    module, path = _module(format), Path(path).expanduser()
+    if format in ("coco", "cvat"):
+        return [path]
+    return module.files(data, path, split) if "split" in _WRITING[format] else module.files(data, path)
+
+
 def _checked(options: dict[str, Any], known: tuple[str, ...], what: str) -> dict[str, Any]:
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -15,12 +15,12 @@ from PIL import Image
 from ovdense.compat.atomic import replace_file
 from ovdense.data.annotations import read_json
 from ovdense.interchange.files import ellipse, numbers, places, read_text
-from ovdense.interchange.parts import FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
+from ovdense.interchange.parts import BOXES, FLAGS, Shape, Unknown, objects_of, shapes_of, without_unknown
 from ovdense.interchange.records import AnnotatedImage, AnnotationSet, Mask, classes_in_order
 
 VERSION = "5.5.0"  # of LabelMe, whose form this is
 _OUR_FLAGS = (*FLAGS, "occluded")
-_SHAPE = ("label", "points", "group_id", "shape_type", "flags", "mask", "score", "attributes", "object_id", "box_xyxy")
+_SHAPE = ("label", "points", "group_id", "shape_type", "flags", "mask", "score", "attributes", "object_id", "box_xyxy", "extent_xyxy")
 _IMAGE = ("shapes", "imagePath", "imageHeight", "imageWidth", "imageData")
 _NO_CLASS = ("__ignore__", "_background_")
 
@@ -75,8 +75,7 @@ def _shape(shape: Any, size_hw: tuple[int, int], where: str) -> Shape | str:
     for key, fact in (("score", "score"), ("object_id", "id")):
         if shape.get(key) is not None:
             facts[fact] = numbers([shape[key]], f"{where}: {key}")[0] if fact == "score" else int(numbers([shape[key]], f"{where}: {key}")[0])
-    if shape.get("box_xyxy"):
-        facts["box_xyxy"] = _four(shape["box_xyxy"], f"{where}: box_xyxy")
+    facts |= {key: _four(shape[key], f"{where}: {key}") for key in BOXES if shape.get(key)}
     group = shape.get("group_id")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
         raise ValueError(f"{where}: group_id must be an integer or null, got {str(group)[:40]}")
@@ -130,12 +129,16 @@ def _placed(text: Any, corner: tuple[float, float], size_hw: tuple[int, int], wh
     return Mask.of_part(part, (x, y), size_hw)
 
 
+def files(data: AnnotationSet, folder: Path) -> list[Path]:
+    """Return the JSON file of each image."""
+    return places(data.images, folder, ".json")
+
+
 def write(data: AnnotationSet, folder: Path) -> None:
     """Write NAME.json of each image (put them beside the pictures) and labels.txt; the pictures themselves are not embedded."""
-    files = places(data.images, folder, ".json")
-    for file, image in zip(files, data.images):
+    for file, image in zip(files(data, folder), data.images):
         replace_file(file, json.dumps(to_labelme(image), ensure_ascii=False, indent=1), durable=False)
-    replace_file(folder / "labels.txt", "".join(f"{n}\n" for n in (*_NO_CLASS, *data.classes.names)))
+    replace_file(folder / "labels.txt", "".join(f"{n}\n" for n in (*_NO_CLASS, *data.classes.names) if len(n.splitlines()) == 1))
 
 
 def to_labelme(image: AnnotatedImage) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _entry(shape: Shape) -> dict[str, Any]:
     else:
         entry["points"], entry["mask"] = _png(shape.mask)
     said = {k: v for k, v in shape.attributes.items() if not isinstance(v, bool)}
-    renamed = {"score": facts.get("score"), "object_id": facts.get("id"), "box_xyxy": facts.get("box_xyxy"), "attributes": said or None}
+    renamed = {"score": facts.get("score"), "object_id": facts.get("id"), "attributes": said or None} | {key: facts.get(key) for key in BOXES}
     return {**entry, **{k: v for k, v in renamed.items() if v is not None}, **shape.extra.get("labelme", {})}
 
 

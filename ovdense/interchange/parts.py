@@ -8,12 +8,15 @@ from pycocotools import mask as coco_mask
 from ovdense.interchange.records import AnnotatedObject, Box, Mask, Polygon
 
 FLAGS = ("crowd", "difficult", "truncated", "stuff")
+BOXES = ("box_xyxy", "extent_xyxy")  # facts that are four numbers
 Unknown = Literal["raise", "drop"]
+MOVED = 0.02  # pixels by which a shape's side is another than it was: CVAT writes two decimals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What the tool draws: a box, one polygon, or one mask, and what is said of its object: `facts` (score, id, box_xyxy, occluded and FLAGS)."""
+    """What the tool draws: a box, one polygon, or one mask, and what is said of its object: `facts` (score, id, occluded, FLAGS, and of a box that is
+    not the extent of the object's shapes: `box_xyxy`, and `extent_xyxy`, which they had then)."""
 
     name: str
     kind: Literal["box", "polygon", "mask"]
@@ -32,8 +35,9 @@ def shapes_of(things: Sequence[AnnotatedObject]) -> Iterator[Shape]:
     for thing in things:
         facts = {key: getattr(thing, key) for key in ("score", "id", "occluded", *FLAGS)}
         facts = {key: value for key, value in facts.items() if value is not None and value is not False}  # 0 is a fact
-        if thing.mask is not None and not _same(thing.mask.box_xyxy(), thing.box_xyxy):
-            facts["box_xyxy"] = list(thing.box_xyxy)
+        extent = thing.mask and thing.mask.box_xyxy()
+        if thing.mask is not None and not _same(extent, thing.box_xyxy, 1e-6):
+            facts |= {"box_xyxy": list(thing.box_xyxy)} | ({"extent_xyxy": list(extent)} if extent else {})
         common = dict(name=thing.name, facts=facts, attributes=thing.attributes, extra=thing.extra)
         if thing.mask is None:
             yield Shape(kind="box", box_xyxy=thing.box_xyxy, group=thing.group, **common)
@@ -46,8 +50,8 @@ def shapes_of(things: Sequence[AnnotatedObject]) -> Iterator[Shape]:
             fresh += several
 
 
-def _same(a: Box | None, b: Box) -> bool:
-    return a is not None and max(abs(u - v) for u, v in zip(a, b)) < 1e-6
+def _same(a: Box | None, b: Sequence[float], tolerance: float) -> bool:
+    return a is not None and max(abs(u - v) for u, v in zip(a, b)) < tolerance
 
 
 def objects_of(shapes: Sequence[Shape], size_hw: tuple[int, int], where: str) -> tuple[AnnotatedObject, ...]:
@@ -75,7 +79,10 @@ def _object(members: Sequence[Shape], size_hw: tuple[int, int], where: str) -> A
         mask = _union([m for m in members if m.kind != "box"], size_hw)
     except ValueError as error:
         raise ValueError(f"{where}: {str(first.name)[:40]!r}: {error}") from None
-    box = facts.pop("box_xyxy", None) or next((m.box_xyxy for m in members if m.kind == "box"), None) or (mask and mask.box_xyxy())
+    box, extent = facts.pop("box_xyxy", None), facts.pop("extent_xyxy", None)
+    if box and extent and mask and not _same(mask.box_xyxy(), extent, MOVED):
+        box = None  # somebody has changed the shapes since
+    box = box or next((m.box_xyxy for m in members if m.kind == "box"), None) or (mask and mask.box_xyxy())
     if box is None or not (box[2] > box[0] and box[3] > box[1]):
         raise ValueError(f"{where}: a {first.name[:40]!r} must have positive width and height, got {box}")
     return AnnotatedObject(name=first.name, box_xyxy=tuple(box), mask=mask, group=first.group if len(members) == 1 else None, attributes=first.attributes,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,16 @@ def classes_in_order(names: Sequence[str], seen: Sequence[str], where: str) -> V
     found = list(dict.fromkeys(names)) or sorted(set(seen))
     _require(bool(found), f"{where}: must name at least one class, got none")
     return Vocabulary.of(found)
+
+
+def unique_ids(given: Sequence[int | None], first: int = 1) -> list[int]:
+    """Return the given ids; those that are missing, or there already (a copy in an annotation tool), are numbered on from the largest, or from `first`."""
+    taken, kept = set(), []
+    for number in given:
+        kept.append(None if number in taken else number)
+        taken.add(number)
+    free = count(max(taken - {None}, default=first - 1) + 1)
+    return [next(free) if number is None else number for number in kept]
 
 
 def record_of_results(results: Results, file_name: str = "", *, masks: bool = True) -> AnnotatedImage:

@@ -152,14 +152,19 @@ def _thing(node: Element, box: tuple, mask: Mask | None, names: Sequence[str], w
     return AnnotatedObject(name=name, box_xyxy=box, mask=mask, attributes=attributes, extra={"voc": extra}, **flags)
 
 
+def files(data: AnnotationSet, folder: Path, split: str) -> list[Path]:
+    """Return the XML file of each image, whatever the split."""
+    return places(data.images, folder / "Annotations", ".xml")
+
+
 def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
     """Write Annotations, ImageSets/Main/SPLIT.txt, labelmap.txt and, for images with masks, the PNGs and ImageSets/Segmentation/SPLIT.txt.
 
     Where masks overlap, the smaller object has the pixel; a warning says how many have none left. Crowds are marked difficult. Boxes keep their fractions of
     a pixel. ValueError for names of images and classes that VOC's files would not give back.
     """
-    files = places(data.images, folder / "Annotations", ".xml")
-    stems = [p.relative_to(folder / "Annotations").with_suffix("").as_posix() for p in files]
+    xml_files = files(data, folder, split)
+    stems = [p.relative_to(folder / "Annotations").with_suffix("").as_posix() for p in xml_files]
     index = {name: k for k, name in enumerate(data.classes.names, 1)}
     if len(index) > MOST_OBJECTS and any(o.mask for o in data.objects()):
         raise ValueError(f"label maps of VOC hold {MOST_OBJECTS} classes, got {len(index)}; take the classes that you need, or another format")
@@ -171,7 +176,7 @@ def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
     if any(covered):
         warnings.warn(f"voc has one object a pixel: {sum(n or 0 for n in covered)} masks have none left, others cover them", stacklevel=3)
     segmented = [stem for stem, n in zip(stems, covered) if n is not None]
-    for file, image in zip(files, data.images):
+    for file, image in zip(xml_files, data.images):
         replace_file(file, xml_bytes(_xml(image, folder)), durable=False)
     _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
     if segmented:

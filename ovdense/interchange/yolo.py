@@ -141,6 +141,11 @@ def _thing(fields: list[str], names: list[str], size_hw: tuple[int, int], points
     return AnnotatedObject(name=name, box_xyxy=box, mask=mask, score=score)
 
 
+def files(data: AnnotationSet, folder: Path, split: str) -> list[Path]:
+    """Return the label file of each image."""
+    return [yolo_files.labels_of(p.parent) / p.name for p in places(data.images, folder / "images" / split, ".txt")]
+
+
 def write(data: AnnotationSet, folder: Path, *, split: str = "train", masks: bool | None = None) -> None:
     """Write labels/SPLIT/*.txt and data.yaml (another split's entries of it stay; its names must be the same).
 
@@ -155,8 +160,8 @@ def write(data: AnnotationSet, folder: Path, *, split: str = "train", masks: boo
     if "names" in content and _names(content["names"], yaml_path) != names:
         raise ValueError(f"{yaml_path}: the names of all splits must be the same; write the other classes to another folder")
     texts = [_lines(image, index, masks) for image in data.images]
-    for picture, text in zip(places(data.images, folder / "images" / split, ".txt"), texts):
-        replace_file(yolo_files.labels_of(picture.parent) / picture.name, text, durable=False)
+    for file, text in zip(files(data, folder, split), texts):
+        replace_file(file, text, durable=False)
     content |= {split: f"images/{split}", "names": dict(enumerate(names))}
     replace_file(yaml_path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 

@@ -1,9 +1,13 @@
 """Small things that a conversion must not change: 0, false, the user's own words, ids; and what is there twice."""
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
-from ovdense.interchange import read_annotations, write_annotations
+from ovdense.interchange import AnnotationSet, Mask, read_annotations, write_annotations
+from ovdense.interchange.records import unique_ids
+from ovdense.structures import Vocabulary
 from tests.interchange.test_formats import CVAT, _back, _labelme, _set, _thing
 
 
@@ -76,3 +80,61 @@ def test_cvat__tags_of_images_are_left_out_with_a_warning(tmp_path):
     path = _cvat(tmp_path, "<tag label='night'/><tag label='blurred'/><box label='cat' xtl='1' ytl='2' xbr='9' ybr='9'/>")
     with pytest.warns(UserWarning, match=r"given.xml: left out 2 tags of whole images \(blurred, night\)"):
         assert len(list(read_annotations(path).objects())) == 1
+
+
+EDITS = {  # what a person does to the shape of a cat, and the box that must come back
+    "nothing": (lambda ps: ps, (9.5, 4.5, 30.5, 20.5)),
+    "two decimals": (lambda ps: [[round(x, 2), round(y, 2)] for x, y in ps], (9.5, 4.5, 30.5, 20.5)),
+    "larger": (lambda ps: [[2 * x, y] for x, y in ps], (20.25, 5.123456, 58.5, 20)),
+    "moved": (lambda ps: [[x + 3, y + 1] for x, y in ps], (13.125, 6.123456, 32.25, 21)),
+}
+
+
+@pytest.mark.parametrize("form", ["labelme", "cvat"])
+@pytest.mark.parametrize("edit, box", EDITS.values(), ids=EDITS)
+def test_correcting_a_shape__its_box_follows(form, edit, box, tmp_path):
+    """A box that is not the mask's extent is kept beside the shape, but not when the shape has become another."""
+    polygon = (10.125, 5.123456, 29.25, 5.123456, 29.25, 20.0, 10.125, 20.0)
+    mask = Mask(polygons=(polygon,), size_hw=(40, 60))
+    place = tmp_path / {"labelme": "out", "cvat": "a.xml"}[form]
+    write_annotations(_set(_thing(box_xyxy=(9.5, 4.5, 30.5, 20.5), mask=mask, id=7)), place, form)
+    new = edit([[polygon[n], polygon[n + 1]] for n in range(0, 8, 2)])
+    if form == "labelme":
+        file = place / "photos" / "a.json"
+        content = json.loads(file.read_text())
+        content["shapes"][0]["points"] = new
+        file.write_text(json.dumps(content))
+    else:
+        text, points = place.read_text(), ";".join(f"{x},{y}" for x, y in new)
+        place.write_text(re.sub(r'points="[^"]*"', f'points="{points}"', text))
+    (thing,) = read_annotations(place).objects()
+    assert thing.box_xyxy == pytest.approx(box) and thing.id == 7 and thing.attributes == {}
+
+
+def test_correcting_a_shape__a_part_that_is_removed_takes_the_box_along(tmp_path):
+    mask = Mask(polygons=((1.0, 1, 9, 1, 9, 9), (20.0, 1, 30, 1, 30, 9)), size_hw=(40, 60))
+    write_annotations(_set(_thing(box_xyxy=(0.0, 0, 31, 10), mask=mask)), tmp_path, "labelme")
+    content = json.loads((tmp_path / "photos" / "a.json").read_text())
+    content["shapes"].pop()
+    (tmp_path / "photos" / "a.json").write_text(json.dumps(content))
+    assert next(read_annotations(tmp_path).objects()).box_xyxy == (1, 1, 9, 9)
+
+
+def test_coco__new_and_copied_objects_get_new_ids_and_the_others_keep_theirs(tmp_path):
+    things = [_thing(id=n) for n in (7, 12, None, 12, 3)]
+    write_annotations(_set(*things, id=5), tmp_path / "a.json", "coco")
+    assert [a["id"] for a in json.loads((tmp_path / "a.json").read_text())["annotations"]] == [7, 12, 13, 14, 3]
+    assert unique_ids([None, None]) == [1, 2] and unique_ids([None, 0, 0], 0) == [1, 0, 2] and unique_ids([]) == []
+
+
+def test_cvat__images_of_predictions_have_ids_of_their_own(tmp_path):
+    images = tuple(replace(_set(_thing()).images[0], id=0, file_name=f"{n}.jpg") for n in "ab")
+    write_annotations(replace(_set(), images=images), tmp_path / "a.xml", "cvat")
+    assert [i.id for i in read_annotations(tmp_path / "a.xml").images] == [0, 1]
+
+
+def test_labelme__a_name_of_two_lines_is_one_class(tmp_path):
+    data = AnnotationSet(classes=Vocabulary.of(["cat", "red\ndog"]), images=_set().images)
+    data = replace(data, images=(replace(data.images[0], objects=(_thing(name="red\ndog"),)),))
+    write_annotations(data, tmp_path, "labelme")
+    assert read_annotations(tmp_path).classes.names == ("cat", "red\ndog")

@@ -31,3 +31,37 @@ def test_convert_annotations__options_that_do_not_fit_are_said(source, tmp_path,
     with pytest.raises(SystemExit) as exit_info:
         load_script("tools/convert_annotations.py").main([str(source), str(tmp_path / "o"), "--to", "labelme", "--split", "val"])
     assert exit_info.value.code == 2 and "options must be among invalid_boxes" in capsys.readouterr().err
+
+
+def _refused(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        load_script("tools/convert_annotations.py").main([str(a) for a in argv])
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form, label", [("labelme", "a.json"), ("voc", "Annotations/a.xml"), ("yolo", "labels/train/a.txt")])
+def test_convert_annotations__labels_that_are_there_are_not_written_over(form, label, source, tmp_path, capsys):
+    main, out = load_script("tools/convert_annotations.py").main, tmp_path / "out"
+    assert main([str(source), str(out), "--to", form]) == 0
+    (out / label).write_text("corrected by hand")
+    said = _refused([source, out, "--to", form], capsys)
+    assert str(out / label) in said and "--overwrite" in said and (out / label).read_text() == "corrected by hand"
+    assert main([str(source), str(out), "--to", form, "--overwrite"]) == 0
+    assert (out / label).read_text() != "corrected by hand"
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_convert_annotations__never_over_what_is_read(form, source, tmp_path, capsys):
+    before = source.read_text()
+    (tmp_path / "link.json").symlink_to(source)
+    for out in (source, tmp_path / "link.json"):
+        assert "another file than SOURCE" in _refused([source, out, "--to", form], capsys)
+    assert source.read_text() == before
+    assert load_script("tools/convert_annotations.py").main([str(source), str(tmp_path / "b.json"), "--to", form]) == 0
+    assert load_script("tools/convert_annotations.py").main([str(source), str(tmp_path / "b.json"), "--to", form]) == 0  # a file made before may be made anew
+
+
+def test_convert_annotations__errors_name_the_options_of_the_command(source, tmp_path, capsys):
+    source.write_text(json.dumps({**COCO, "annotations": [{**COCO["annotations"][0], "bbox": [1, 2, 0, 12]}]}))
+    assert "or pass --drop" in _refused([source, tmp_path / "o", "--to", "labelme"], capsys)
