@@ -11,11 +11,14 @@
 """
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,6 +45,7 @@ from ovdense.vision.sam import SamMasks
 _RUN_KEYS = ("work_dir", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "efficient_conv_bn_eval", "activation_checkpointing")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Images = ImageLike | Iterable[ImageLike]
+_TURNS: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()  # a lock for each model, whose vocabulary is one
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -147,11 +151,25 @@ def _require_no_weights(cfg: Config, options: Mapping[str, Any] | None) -> None:
                          'weights="random" to try its shapes)')  # fmt: skip
 
 
+def _in_turn(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let one thread at a time do this with a predictor's model."""
+
+    @wraps(method)
+    def run(self: "OpenVocabPredictor", *args: Any, **kwargs: Any) -> Any:
+        with _TURNS.setdefault(self.model, threading.RLock()):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class OpenVocabPredictor:
     """A model, its resize rule and its precision: set a vocabulary, then predict image after image; the text is encoded once.
 
     `resize`: the rule, by default the one among the test transforms of the model's config (`model.cfg`). `precision`: see `load`.
     `masks`: gives what is found masks by SAM. `score_thr`: what calls leave out by default.
+
+    Threads may share a predictor. They take turns with its model, and a call that is given texts answers for these; without texts, and in
+    `predict` and `predict_many`, the classes are those that any thread set last.
     """
 
     score_thr = 0.3
@@ -185,13 +203,22 @@ class OpenVocabPredictor:
         for, as `set_vocabulary` takes it, from now on (None: what was set before); the same texts again are not encoded again. `score_thr` None:
         `self.score_thr`. Several images hold all results in memory; `predict_many` gives them one by one.
         """
-        if texts is not None:
-            self.set_vocabulary(texts)
         thr = self.score_thr if score_thr is None else score_thr
-        if _is_single(images):
-            return self.predict(images, score_thr=thr)
-        return list(self.predict_many(_flat(images), batch_size=batch_size, score_thr=thr))
+        if texts is not None:
+            return self._answer(images, texts, thr, batch_size)
+        return self._look(images, thr, batch_size)
 
+    @_in_turn
+    def _answer(self, images: Images, texts: Asked, score_thr: float, batch_size: int) -> Results | list[Results]:
+        self.set_vocabulary(texts)
+        return self._look(images, score_thr, batch_size)
+
+    def _look(self, images: Images, score_thr: float, batch_size: int) -> Results | list[Results]:
+        if _is_single(images):
+            return self.predict(images, score_thr=score_thr)
+        return list(self.predict_many(_flat(images), batch_size=batch_size, score_thr=score_thr))
+
+    @_in_turn
     def set_vocabulary(self, vocabulary: Asked, prompt: str | None = None, negatives: str | Sequence[str] = ()) -> None:
         """Look for these classes from now on.
 
@@ -235,12 +262,14 @@ class OpenVocabPredictor:
         source = FolderSupport(folder)
         return self._use_exemplars(source, source.classes() if classes is None else classes)
 
+    @_in_turn
     def _use_exemplars(self, source: Any, classes: Sequence[str] | Vocabulary) -> tuple[str, ...]:
         rivals = with_rivals(Wanted(vocabulary=load_vocabulary(classes)), wants_background=self.model.wants_background, within=False)
         self.model.use_exemplars(rivals.asked, source)
         self._rivals, self._said = (self.model.vocabulary, rivals), None
         return self.model.vocabulary.names
 
+    @_in_turn
     def set_caption(self, caption: str, phrases: Sequence[str] | Sequence[Sequence[tuple[int, int]]] | None = None) -> tuple[str, ...]:
         """Look for the phrases of one caption from now on; return them, as the results will name them.
 
@@ -275,6 +304,7 @@ class OpenVocabPredictor:
         if batch:
             yield from self._run(batch, score_thr)
 
+    @_in_turn
     @torch.no_grad()
     def heat_maps(self, image: ImageLike, texts: Asked | None = None) -> dict[str, np.ndarray]:
         """Return how well every place of an image matches each class that is looked for: name -> (h, w) float32, at the method's own resolution.
@@ -313,13 +343,14 @@ class OpenVocabPredictor:
             return image, self._sample(image, 0)
 
         cache = self.model.image_cache
-        return prepare() if cache is None else cache.prepared(source, prepare, about=id(self.resize))
+        return prepare() if cache is None else cache.prepared(source, prepare, about=(self.resize, repr(vars(self.resize))))
 
     def _sample(self, image: np.ndarray, image_id: int) -> dict[str, Any]:
         sample = {"image": image, "image_id": image_id, "file_name": "", "original_size_hw": image.shape[:2], "rng": np.random.default_rng(0),
                   "boxes_xyxy": np.zeros((0, 4), dtype=np.float32), "labels": np.zeros(0, dtype=np.int64)}  # fmt: skip
         return self._pack(self.resize(sample))
 
+    @_in_turn
     @torch.no_grad()
     def _run(self, batch: Sequence[tuple[ImageLike, np.ndarray, dict[str, Any]]], score_thr: float) -> list[Results]:
         samples = [sample for *_, sample in batch]

@@ -80,11 +80,17 @@ class Results(structures.Results):
         display(picture) if get_ipython() is not None else picture.show()
 
     def save(self, path: str | Path, *, score_thr: float = 0.0) -> Path:
-        """Write the drawn image (.jpg, .png, .webp) or what was found (.json, COCO's form) and return the path; missing folders are made."""
+        """Write the drawn image (.jpg, .png, .webp) or what was found (.json, COCO's form) and return the path; missing folders are made.
+
+        ValueError where the path is the image's own: it would be lost.
+        """
         path = Path(path).expanduser()
         suffix = path.suffix.lower()
         if suffix not in (*PICTURES, ".json"):
             raise ValueError(f"results are saved as a picture ({', '.join(PICTURES)}) or as .json, got {path.name!r}")
+        own = Path(self.source).expanduser() if isinstance(self.source, str | Path) else None
+        if own is not None and own.exists() and path.exists() and path.samefile(own):
+            raise ValueError(f"what was found must be saved beside the image, not over it, got {path}; give another name")
         if suffix == ".json":
             return replace_file(path, json.dumps(coco_content([self.above(score_thr)]), indent=1, ensure_ascii=False))
         return write_picture(path, self.draw(score_thr=score_thr), quality=92)

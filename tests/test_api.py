@@ -1,4 +1,6 @@
+import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -162,6 +164,35 @@ def test_call__the_same_texts_are_encoded_once(predictor, monkeypatch):
     predictor.set_caption("a dog and a zebra", ["a dog", "a zebra"])
     assert predictor(_photo(), score_thr=0.0).names == ("a dog", "a zebra")
     assert predictor(_photo(), ["dog", "zebra"]).names == ("dog", "zebra")
+
+
+def test_call__threads_get_answers_for_their_own_texts(predictor, monkeypatch):
+    """The second thread asks while the first one's image is looked at: it waits for its turn."""
+    plain, found, swapped = predictor.model.predict, {}, threading.Event()
+
+    def ask(*texts):
+        found[texts] = predictor(_photo(), list(texts), score_thr=0.0)
+        swapped.set()
+
+    other = threading.Thread(target=ask, args=("zebra", "grass", "sky"), daemon=True)
+
+    def slow(images, targets):
+        monkeypatch.setattr(predictor.model, "predict", plain)
+        other.start()
+        swapped.wait(1.0)  # without turns the other one would be through by now
+        return plain(images, targets)
+
+    monkeypatch.setattr(predictor.model, "predict", slow)
+    ask("cat", "dog")
+    other.join(120)
+    assert {texts: results.names for texts, results in found.items()} == {texts: texts for texts in (("cat", "dog"), ("zebra", "grass", "sky"))}
+    assert predictor.vocabulary.names == ("zebra", "grass", "sky")
+    assert torch.equal(predictor(_photo(), ["cat", "dog"], score_thr=0.0).scores, found["cat", "dog"].scores)
+
+
+def test_predictor__is_copied_and_pickled(predictor):
+    for again in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        assert torch.equal(again.predict(_photo()).scores, predictor.predict(_photo()).scores)
 
 
 def test_call__negatives_never_come_back(predictor):

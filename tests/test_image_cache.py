@@ -130,3 +130,15 @@ def test_prepared__is_remembered_only_where_it_cannot_change(tmp_path):
     Image.fromarray(picture(1, (50, 50))).save(file)
     assert look(file) is not first
     assert look(Image.fromarray(array)) is not look(Image.fromarray(array))
+
+
+def test_prepared__another_resize_is_another_image(tmp_path):
+    """Settings that are replaced or changed; an old rule's number in memory may be a new one's."""
+    loaded = ovdense.load("desco_lvis_mini", "random", device="cpu")
+    loaded.remember_images()
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    for side in (64, 96, 128, 160):
+        loaded.resize = ResizeShortestEdge(short_sides=(side,), max_size=400)
+        assert min(loaded.looked_at(tmp_path / "a.png")[1]["image"].shape[1:]) == side
+    loaded.resize.short_sides = (32,)
+    assert min(loaded.looked_at(tmp_path / "a.png")[1]["image"].shape[1:]) == 32

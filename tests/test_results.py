@@ -97,3 +97,12 @@ def test_results__show_opens_the_drawn_image(monkeypatch):
     monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(np.asarray(self)))
     _boxes().show()
     assert len(shown) == 1 and np.array_equal(shown[0], _boxes().draw())
+
+
+@pytest.mark.parametrize("name", ["in.png", "link.jpg"])
+def test_results__save_never_takes_the_place_of_the_image(name, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "in.png")
+    (tmp_path / "link.jpg").symlink_to("in.png")
+    with pytest.raises(ValueError, match="not over it"):
+        _boxes(source=str(tmp_path / "in.png")).save(tmp_path / name)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "in.png")), IMAGE)

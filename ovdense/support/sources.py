@@ -88,11 +88,11 @@ def example_pictures(asked: Any) -> tuple[SupportSource, tuple[str, ...]] | None
     Example pictures are a folder with a folder of pictures for each class (and no Pascal VOC Annotations), or a mapping from names to pictures.
     """
     if isinstance(asked, Mapping):
-        is_picture = [_is_picture(p) for given in asked.values() for p in ([given] if isinstance(given, str | Path) else given)]
+        is_picture = [_is_picture(p) for given in asked.values() for p in (given if isinstance(given, list | tuple) else [given])]
         if is_picture and any(is_picture) and not all(is_picture):
             raise ValueError("a mapping must give example pictures or descriptions for all its classes, got some of both")
         return (ListedSupport(asked), tuple(asked)) if is_picture and all(is_picture) else None
-    if not isinstance(asked, str | Path) or not Path(asked).expanduser().is_dir():
+    if not isinstance(asked, str | Path) or not str(asked).strip() or not Path(asked).expanduser().is_dir():
         return None
     folder = Path(asked).expanduser()
     names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(f.suffix.lower() in SUFFIXES for f in p.iterdir())]

@@ -37,6 +37,8 @@ def wanted_of(asked: Asked, *, negatives: str | Sequence[str] = (), prompt: str 
     >>> found.vocabulary.names, [entry.name for entry in found.negatives]
     (('cat', 'a red chair'), ['dog'])
     """
+    if isinstance(asked, str) and not asked.strip():  # as a path it would be the current folder
+        raise ValueError(f'there must be something to look for, such as "cat. a red chair", got {asked!r}')
     described = _descriptions(asked)
     if described is not None:
         vocabulary = with_descriptions(Vocabulary.of([*described]), described)

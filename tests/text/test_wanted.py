@@ -61,3 +61,24 @@ def test_wanted__a_lone_name_with_a_slash_is_told_how_to_be_asked():
 def test_wanted__a_missing_file_is_no_class():
     with pytest.raises(FileNotFoundError, match="mine.txt"):
         wanted_of("mine.txt")
+
+
+@pytest.mark.parametrize("asked", ["", " ", "\n"])
+def test_wanted_of__nothing_is_not_the_current_folder(asked, tmp_path, monkeypatch):
+    from ovdense.support.sources import example_pictures
+
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert example_pictures(asked) is None and example_pictures(".") is not None
+    with pytest.raises(ValueError, match="something to look for"):
+        wanted_of(asked)
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_wanted_of__a_description_that_is_none(given):
+    from ovdense.support.sources import example_pictures
+
+    assert example_pictures({"cat": given}) is None
+    with pytest.raises(ValueError, match="class 'cat' must be a string"):
+        wanted_of({"cat": given})
