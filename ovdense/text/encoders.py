@@ -3,7 +3,6 @@
 `encode` gives the last layer for token detectors, `embed` pooled unit rows for embedding heads. transformers and
 open_clip are imported when an encoder is made. B captions, L tokens, D width, T templates.
 """
-import difflib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ovdense.compat.hub import hub_access
+from ovdense.compat.open_clip_towers import open_clip_tower
 from ovdense.registry import MODELS
 from ovdense.structures import TokenizedText
 from ovdense.text.clip_tokenizer import OpenClipTokenizer
@@ -191,21 +191,14 @@ class ClipTextTower(TextEncoder):
 class OpenClipTextEncoder(ClipTextTower):
     """CLIP's text tower from open_clip: `encode` gives ln_final's output per token, `embed` the projected end of text.
 
-    `pretrained`: a local file of weights, one of open_clip's tags, or None for random ones. Towers with a causal mask and
+    `pretrained`: a local file of weights (OpenAI's archives too), one of open_clip's tags, or None for random ones. Towers with a causal mask and
     the end-of-text pooling of OpenAI's CLIP; others are a ValueError. Parameters live under `text.`, as open_clip names them.
     """
 
     def __init__(self, *, model_name: str = "ViT-B-32", pretrained: str | None = None, frozen: bool = True) -> None:
         super().__init__(frozen=frozen)
-        import open_clip
-
-        if model_name not in open_clip.list_models():
-            near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
-            raise KeyError(f"unknown open_clip model {model_name!r}; near it there are {near}, see open_clip.list_models()")
-        self.model_name = model_name
-        self.tokenizer = OpenClipTokenizer(model_name)
-        with hub_access(pretrained, "KEY.pretrained=/FILE (the setting that names them)"):
-            text = open_clip.create_model(model_name, pretrained=pretrained, force_custom_text=True, pretrained_text=False).text
+        text = open_clip_tower("text", model_name, pretrained)
+        self.model_name, self.tokenizer = model_name, OpenClipTokenizer(model_name)
         if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None or text.pool_type != "argmax":
             raise ValueError(
                 "the text tower must be causal and pool at the end of text (OpenAI's CLIP), "

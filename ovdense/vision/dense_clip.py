@@ -2,7 +2,6 @@
 
 The last attention is left out: each place keeps its own value, projected as the attended one would be. B images, D width.
 """
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovdense.compat.hub import hub_access
+from ovdense.compat.open_clip_towers import open_clip_tower
 from ovdense.structures import FeatureMap
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.vit import resize_positions
@@ -21,7 +20,7 @@ class ClipDenseEncoder(DenseImageEncoder):
 
     ResNet: c_proj(v_proj(.)) of the last stage as 1x1 convolutions (stride 32). ViT: the last block with the identity for
     its attention map, ln_post and the projection (stride = patch size). Positions are resized bicubically. Pixels beyond
-    the last whole patch are dropped. `pretrained`: a local file, one of open_clip's tags, or None for random weights;
+    the last whole patch are dropped. `pretrained`: a local file (OpenAI's archives too), one of open_clip's tags, or None for random weights;
     `visual`: a tower that is there already, instead. `mean`, `std` override the tower's own (ReCo's release normalises as for ImageNet).
     """
 
@@ -36,7 +35,7 @@ class ClipDenseEncoder(DenseImageEncoder):
     ) -> None:
         super().__init__()
         self.model_name = model_name if visual is None else type(visual).__name__
-        self.visual = _open_clip_tower(model_name, pretrained) if visual is None else visual
+        self.visual = open_clip_tower("visual", model_name, pretrained) if visual is None else visual
         self.is_resnet = hasattr(self.visual, "attnpool")
         if not self.is_resnet:
             _check_vit(self.visual, self.model_name)
@@ -107,16 +106,6 @@ class ClipDenseEncoder(DenseImageEncoder):
         side = round((len(pool.positional_embedding) - 1) ** 0.5)
         positions = resize_positions(pool.positional_embedding, (side, side), trunk.shape[2:], align_corners=True)
         return F.normalize(torch.func.functional_call(pool, {"positional_embedding": positions}, (trunk,)), dim=1)
-
-
-def _open_clip_tower(model_name: str, pretrained: str | Path | None) -> nn.Module:
-    import open_clip
-
-    if model_name not in open_clip.list_models():
-        near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
-        raise KeyError(f"unknown open_clip model {model_name!r}; near it there are {near}, see open_clip.list_models()")
-    with hub_access(pretrained, "KEY.pretrained=/FILE (the setting that names them)"):
-        return open_clip.create_model(model_name, pretrained=None if pretrained is None else str(pretrained)).visual
 
 
 def _check_vit(visual: nn.Module, name: str) -> None:
