@@ -2,7 +2,7 @@
 
 Paper: arXiv 2206.07045, 19.3 mIoU, 74.6 pixel accuracy (paper).
 The weights: model.encoder.weights=DeiT-S-SIN.pth model.dense.pretrained=RN50x16.pt model.retriever.pretrained=ViT-L-14-336px.pt
-(each with --cfg-options; nothing is downloaded). A dense CRF: model.inference.crf="{}".
+(each with --cfg-options; nothing is downloaded). A dense CRF: model.inference.crf=True.
 Train: nothing to train
 Test:  python tools/test.py configs/reco_cityscapes.py --data-root DATA --cfg-options WEIGHTS
 """
@@ -14,4 +14,5 @@ with read_base():
     from ._base_.reco_published import model
     from ._base_.test_cityscapes27 import test_dataloader, test_evaluator
 
+model.retrieval.said = {"parking": "parking lot"}  # as the release writes it
 test_cfg = dict(type=TestLoop)

@@ -12,7 +12,7 @@ model = dict(
         std=(58.395, 57.12, 57.375),
     ),
     retriever=dict(type=ClipDualEncoder, model_name="ViT-L-14-336-quickgelu", pretrained=None, templates="imagenet_scene"),
-    retrieval=dict(archive="ImageNet2012/train", k=50, px=224, index_px=336),
+    retrieval=dict(archive="ImageNet2012/train", k=50, px=224, index_px=336, deduplicate=False),
     cosegmentation=dict(window="published", contexts=("tree", "sky", "building", "road", "person")),
     inference=dict(dense=True, background_thr=None, crf=None),
 )

@@ -27,3 +27,8 @@ def gather_json(content: Any) -> list[Any]:
     lengths = [int(n) for n in dist.all_gather(torch.tensor([len(own)]))]
     parts = dist.all_gather(torch.nn.functional.pad(own, (0, max(lengths) - len(own))))
     return [json.loads(bytes(part[:length].tolist())) for part, length in zip(parts, lengths)]
+
+
+def on_all_ranks(fact: bool) -> bool:
+    """Return whether a fact holds on every rank; all of them get the same answer."""
+    return all(gather_json(fact))

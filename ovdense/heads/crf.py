@@ -1,5 +1,6 @@
 """Fully connected CRF on a segmenter's scores (Kraehenbuehl and Koltun, arXiv 1210.5644), by the optional package pydensecrf2."""
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,15 @@ class CrfSettings:
     bilateral_compat: float = 4.0
 
 
+def require_densecrf() -> Any:
+    """Return the library's module; ModuleNotFoundError says how to install it."""
+    try:
+        from pydensecrf import densecrf
+    except ImportError as error:
+        raise ModuleNotFoundError("the CRF needs the package pydensecrf2, which is not installed: pip install ovdense[crf]", name="pydensecrf") from error
+    return densecrf
+
+
 def dense_crf(logit_KHW: Tensor, image_HW3: np.ndarray, settings: CrfSettings | None = None) -> Tensor:
     """Return (K, H, W) probabilities on the CPU after mean-field inference; `image_HW3` uint8 RGB of the logits' size.
 
@@ -29,10 +39,7 @@ def dense_crf(logit_KHW: Tensor, image_HW3: np.ndarray, settings: CrfSettings | 
         raise ValueError(f"the image must be uint8 of shape {(height, width, 3)}, as the logits, got {image_HW3.dtype} {image_HW3.shape}")
     if k == 1:
         return torch.ones(1, height, width)
-    try:
-        from pydensecrf import densecrf
-    except ImportError as error:
-        raise ModuleNotFoundError("the CRF needs the package pydensecrf2, which is not installed: pip install ovdense[crf]", name="pydensecrf") from error
+    densecrf = require_densecrf()
     probability = logit_KHW.detach().float().cpu().softmax(0).numpy().reshape(k, -1)
     crf = densecrf.DenseCRF2D(width, height, k)
     crf.setUnaryEnergy(np.ascontiguousarray(-np.log(np.clip(probability, 1e-5, 1.0))))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ovdense.compat.atomic import replace_file
 from ovdense.compat.paths import cache_root
+from ovdense.compat.ranks import on_all_ranks
 
 FORMAT = 1
 
@@ -33,17 +34,18 @@ class EmbeddingCache:
         self.folder = Path(folder) if folder is not None else cache_root() / "embeddings"
 
     def embed(
-        self, encoder: Embeds, sentences: Sequence[str], templates: Sequence[str] = ("{}",), dtype: torch.dtype = torch.float32
+        self, encoder: Embeds, sentences: Sequence[str], templates: Sequence[str] = ("{}",), dtype: torch.dtype = torch.float32, *, together: bool = False
     ) -> Tensor:
         """Return `encoder.embed(sentences, templates)` on the CPU in `dtype`, read from disk if the same was asked before.
 
         A damaged file is removed with a warning and its rows are computed again; where a file cannot be read or removed,
-        or the folder cannot be written, a warning says so and the rows are returned all the same.
+        or the folder cannot be written, a warning says so and the rows are returned all the same. `together`: all ranks ask for this at once, and an
+        encoder that needs the others to compute is asked on all of them where one of them found nothing.
         """
         key = self.key(encoder.fingerprint(), sentences, templates, dtype)
         path = self.folder / f"{key}.safetensors"
         rows = self._read(path, key, len(sentences), dtype)
-        if rows is None:
+        if not (on_all_ranks(rows is not None) if together else rows is not None):
             rows = encoder.embed(list(sentences), tuple(templates)).detach().cpu().to(dtype).contiguous()
             self._write(path, key, rows)
         return rows

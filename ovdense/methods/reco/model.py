@@ -2,6 +2,7 @@
 
 Nothing is trained: `set_vocabulary` builds the references of names never seen before, and keeps them. B images, K classes.
 """
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ovdense.heads.background import with_background
-from ovdense.heads.crf import CrfSettings, dense_crf
+from ovdense.heads.crf import CrfSettings, dense_crf, require_densecrf
 from ovdense.methods.base import built
 from ovdense.methods.dense_model import TrainingFreeSegmenter
 from ovdense.methods.reco.cosegment import class_scores
@@ -20,7 +21,10 @@ from ovdense.structures import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """`dense`: multiply by the text attention. `background_thr`: the score of background classes (the release has none: None). `crf`: refine by a dense CRF."""
+    """`dense`: multiply by the text attention. `background_thr`: the score of background classes (the release has none: None).
+
+    `crf`: refine by a dense CRF (in a config True: as the release). Its image is rounded to bytes where the release cuts off, which loses a grey level to rounding.
+    """
 
     dense: bool = True
     background_thr: float | None = None
@@ -68,6 +72,8 @@ class ReCo(TrainingFreeSegmenter):
         self.retriever = dense if retriever is None else built(retriever)
         self.requires_grad_(False)
         self.inference = _settings(inference, Inference, crf=CrfSettings)
+        if self.inference.crf is not None:
+            require_densecrf()  # said before the long work
         self.background_thr = self.inference.background_thr
         self.builder = ReferenceBuilder(encoder, dense, self.retriever, _settings(retrieval, Retrieval), _settings(cosegmentation, CosegmentRules))
 
@@ -141,11 +147,20 @@ class ReCo(TrainingFreeSegmenter):
 
 
 def _settings(given: Any, kind: type, **inner: type) -> Any:
-    """Return settings from a config's dict; what is a dict inside and has a kind of its own becomes that."""
+    """Return settings from a config's dict; what has a kind of its own inside becomes that: of a dict, of True its defaults, of False or None nothing."""
     if isinstance(given, kind):
         return given
-    fields = {k: inner[k](**v) if k in inner and isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in (given or {}).items()}
+    plain = {k: tuple(v) if isinstance(v, list) else dict(v) if isinstance(v, Mapping) else v for k, v in (given or {}).items()}
+    fields = {k: _inner(k, v, inner[k]) if k in inner else v for k, v in plain.items()}
     try:
         return kind(**fields)
     except TypeError as error:
         raise ValueError(f"{kind.__name__} has the settings {', '.join(kind.__dataclass_fields__)}: {error}") from None
+
+
+def _inner(name: str, given: Any, kind: type) -> Any:
+    if given is None or given is False or isinstance(given, kind):
+        return given or None
+    if given is not True and not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be True (its defaults), None, or a dict of {', '.join(kind.__dataclass_fields__)}, got {given!r}")
+    return _settings({} if given is True else given, kind)

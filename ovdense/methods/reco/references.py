@@ -36,8 +36,9 @@ MOST_KEPT = 20_000  # vectors of classes at hand
 class Retrieval:
     """How support sets are found: `k` images a class, each seen as the middle square of `px` pixels; `index_px`, `index_square` are the index's.
 
-    `archive`: see `archive_paths`. `engine` "exact" or "faiss". With `use_synonyms` a class is asked by the mean of its name's and its
-    synonyms' vectors (normalised, mean, normalised), in retrieval and in text attention; the release has names only.
+    `archive`: see `archive_paths`. `engine` "exact" or "faiss". `deduplicate`: a content that lies in the archive under several names counts once (the
+    release does not look). With `use_synonyms` a class is asked by the mean of its name's and its synonyms' vectors (normalised, mean, normalised), in
+    retrieval and in text attention; the release has names only. `said`: what is said instead of a class's noun, by its name.
     """
 
     archive: Archive
@@ -49,6 +50,7 @@ class Retrieval:
     engine: Engine = "exact"
     deduplicate: bool = True
     use_synonyms: bool = False
+    said: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if min(self.k, self.px, self.index_px) < 1:
@@ -92,7 +94,7 @@ class ReferenceBuilder:
         self.encoder, self.dense, self.retriever, self.retrieval, self.rules = encoder, dense, retriever, retrieval, rules
         self.store, self.cache = store or SupportStore(), cache or EmbeddingCache()
         self._index: ImageIndex | None = None
-        self._vectors: dict[str, Tensor] = {}
+        self._vectors: dict[tuple[tuple[str, ...], ...], Tensor] = {}
         self._contexts: dict[str, Tensor] | None = None
         self._parts = ""
         self._memory: dict[str, tuple[Tensor, ...]] = {}
@@ -116,8 +118,9 @@ class ReferenceBuilder:
         return torch.stack([self._of_class(self.said(entry), contexts).to(self.device) for entry in classes])
 
     def said(self, entry: ClassEntry) -> tuple[str, ...]:
-        """Return how a class is asked for: its noun, and its synonyms where they are used."""
-        return tuple(dict.fromkeys((entry.noun, *(entry.synonyms if self.retrieval.use_synonyms else ()))))
+        """Return how a class is asked for: its noun, or what is said instead, and its synonyms where they are used."""
+        noun = self.retrieval.said.get(entry.name, entry.noun)
+        return tuple(dict.fromkeys((noun, *(entry.synonyms if self.retrieval.use_synonyms else ()))))
 
     def texts(self, encoder: DualEncoder, classes: Sequence[ClassEntry]) -> Tensor:
         """Return (K, D) unit vectors of the classes in a dual encoder's space."""
@@ -211,18 +214,18 @@ class ReferenceBuilder:
         return contexts[taken] if taken is not None else self._vector(said, contexts)
 
     def _vector(self, said: tuple[str, ...], contexts: Mapping[str, Tensor]) -> Tensor:
-        """Return the vector of a class, from memory, from disk, or computed."""
-        key = f"{' / '.join(said)} | {', '.join(contexts)}"
+        """Return the vector of a class, from memory, from disk, or computed; all ranks together, since retrieval shares its work out."""
+        key = (said, tuple(contexts))
         if key not in self._vectors:
             if len(self._vectors) >= MOST_KEPT:
                 self._vectors.clear()  # they are on disk
-            self._vectors[key] = self.cache.embed(_Computed(self, said, contexts), list(said))[0].to(self.device)
+            self._vectors[key] = self.cache.embed(_Computed(self, said, contexts), list(said), together=True)[0].to(self.device)
         return self._vectors[key]
 
     def fingerprint(self) -> str:
         """Return a hash of archive, encoders and settings."""
         if not self._parts:
-            retrieval = {k: v for k, v in asdict(self.retrieval).items() if k not in ("archive", "data_root")}
+            retrieval = {k: v for k, v in asdict(self.retrieval).items() if k not in ("archive", "data_root", "said")}  # the words are asked for by themselves
             said = [retrieval, {**asdict(self.rules), "aliases": None}, str(self.retriever.templates), str(self.dense.templates)]
             modules = "".join(_print(m) for m in (self.encoder, self.dense, self.retriever))
             self._parts = hashlib.sha256((json.dumps(said, sort_keys=True) + modules).encode()).hexdigest()

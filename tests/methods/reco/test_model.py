@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from ovdense.heads.crf import CrfSettings
 from ovdense.methods.dual_encoder import DualEncoder
 from ovdense.methods.reco.model import ReCo
 from ovdense.methods.reco.references import CosegmentRules, ReferenceBuilder, Retrieval
@@ -20,6 +21,7 @@ from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.dense_clip import ClipDenseEncoder
 from ovdense.vision.vit import VitBackbone
 from tests.golden import load_fill
+from tests.ranks import call_on_ranks
 from tests.vision.test_dense import golden_tower
 from tests.vision.test_vit import golden_net
 
@@ -262,6 +264,57 @@ def test_model__builds_references_once_and_again_when_what_they_depend_on_change
             (tmp_path / "archive" / "00.png").unlink()
         other.set_vocabulary(vocabulary)
         assert other.encoder.calls == 2
+
+
+def test_model__crf_is_asked_for_as_the_configs_say(coloured):
+    assert coloured(inference=dict(crf=True)).inference.crf == CrfSettings() and coloured(inference=dict(crf=None)).inference.crf is None
+    for wrong in ("{}", 3, dict(iterationen=3)):
+        with pytest.raises(ValueError, match="iterations"):
+            coloured(inference=dict(crf=wrong))
+
+
+def test_said__another_word_is_asked_for_and_the_class_keeps_its_name(coloured):
+    model = coloured()
+    model.builder.retrieval = replace(model.builder.retrieval, said={"rouge": "red", "red": "blue"})
+    model.set_vocabulary(Vocabulary.of(["rouge", "red"]))
+    result = predict(model, picture())
+    assert (int(result.label_map_HW[24, 8]), int(result.label_map_HW[24, 56])) == (0, 1) and result.names == ("rouge", "red")
+    plain = coloured()
+    plain.set_vocabulary(Vocabulary.of(["red", "blue"]))
+    assert plain.encoder.calls == 0 and torch.equal(plain.text().reference_MC, model.text().reference_MC), "what was said is what references are known by"
+
+
+def test_references__of_names_that_read_alike_when_joined_are_apart(coloured):
+    model = coloured()
+    model.dense.text.vectors["red / blue"] = model.dense.text.vectors["green"]
+    one = model.builder.references([ClassEntry(name="red / blue")])
+    model.builder.retrieval = replace(model.builder.retrieval, use_synonyms=True)
+    assert not torch.allclose(model.builder.references([ClassEntry(name="red", synonyms=("blue",))]), one)
+
+
+def references_where_one_rank_has_a_file(folder):
+    """Ask for references where rank 0's cache has them and rank 1's is empty, as when another run writes between the two looks."""
+    from torch import distributed
+
+    rank = distributed.get_rank()
+    vectors = {k: F.normalize(torch.tensor(v), dim=0) for k, v in AXES.items()}
+    retrieval = dict(archive=f"{folder}/archive", k=5, px=64, index_px=64)
+    made = ReCo(ColourBackbone(), dense=DualEncoder(GivenText(vectors), Colours(), "plain"), retrieval=retrieval,
+                cosegmentation=dict(context_elimination=False, aliases={}))  # fmt: skip
+    made.builder.cache = EmbeddingCache(f"{folder}/kept" if rank == 0 else f"{folder}/empty")
+    made.set_vocabulary(Vocabulary.of(["red", "blue"]))
+    assert made.encoder.calls > 0, "all compute what one of them lacks"
+    torch.save(made.text().reference_MC, f"{folder}/references{rank}.pt")
+
+
+@pytest.mark.slow
+def test_references__ranks_go_the_same_way_whatever_each_finds_on_disk(coloured, tmp_path, monkeypatch):
+    alone = coloured()
+    alone.builder.cache = EmbeddingCache(tmp_path / "kept")
+    alone.set_vocabulary(Vocabulary.of(["red", "blue"]))
+    call_on_ranks(references_where_one_rank_has_a_file, str(tmp_path), folder=tmp_path, timeout=100)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"references{rank}.pt"), alone.text().reference_MC)
 
 
 def test_model__crf_keeps_classes_and_sharpens(coloured):
