@@ -1,8 +1,8 @@
 """ReCo+ on Cityscapes-27 (24.2 mIoU, 83.7 pixel accuracy by the release): DeepLabV3+, ResNet-101, output stride 8, trained on ReCo's labels as released.
 
-Paper: arXiv 2206.07045, Sec. 3.5. Differs: padding has ImageNet's mean colour, not the image's.
+Paper: arXiv 2206.07045, Sec. 3.5; what differs: configs/_base_/reco_plus_published.py.
 Labels: python tools/pseudo_label.py configs/reco_cityscapes.py --images DATA/cityscapes/leftImg8bit/train --out DATA/pseudo/reco_cityscapes
-        (with ReCo's weights in that config, and model.inference.crf="{}" there, as released)
+        --cfg-options WEIGHTS model.inference.crf=True (ReCo's weights, see there)
 Train: python tools/train.py configs/reco_plus_cityscapes.py --data-root DATA --cfg-options model.backbone.weights=resnet101.pth
 Test:  python tools/test.py configs/reco_plus_cityscapes.py work_dirs/reco_plus_cityscapes --data-root DATA
 """

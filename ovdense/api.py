@@ -28,6 +28,7 @@ from PIL import Image
 from ovdense import zoo
 from ovdense.compat.devices import usable_device
 from ovdense.compat.images import ImageLike, image_files, is_folder, load_image
+from ovdense.data.center_crop import CenterSquare
 from ovdense.data.transforms import PackDetection, ResizeShortestEdge
 from ovdense.image_cache import ImageFeatureCache
 from ovdense.methods.base import OpenVocabModel, is_training_free
@@ -397,8 +398,13 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _test_resize(cfg: Config | None) -> ResizeShortestEdge:
+    """Return the resize rule among a config's test transforms; where middle squares are measured, that of the whole image at their scale."""
     dataset = ((cfg or {}).get("test_dataloader") or {}).get("dataset") or {}
     for step in dataset.get("transforms") or ():
         if step["type"] in (ResizeShortestEdge, "ResizeShortestEdge", f"{ResizeShortestEdge.__module__}.ResizeShortestEdge"):
             return TRANSFORMS.build(step)
-    raise ValueError("how to resize images must be known: give a model of load_model whose config has ResizeShortestEdge among its test transforms, or resize=")
+        if step["type"] in (CenterSquare, "CenterSquare", f"{CenterSquare.__module__}.CenterSquare"):
+            size = TRANSFORMS.build(step).size
+            return ResizeShortestEdge((size,), max_size=6 * size)  # a strip would grow without bound
+    raise ValueError("how to resize images must be known: give a model of load_model whose config has ResizeShortestEdge or CenterSquare among its test "
+                     "transforms, or resize=")  # fmt: skip

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import DictAction
+
 from ovdense.cli.parser import Parser
 from ovdense.runs import add_data_root, clean_errors, use_data_root
 
@@ -20,6 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the labels")
     parser.add_argument("--vocab", default=None, metavar="NAME|FILE", help="classes, such as voc21 or a file (default: those of the config's test data)")
     add_data_root(parser)
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings of the config, such as its weights")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
     return parser.parse_args(argv)
 
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ovdense.runs import require_training_free
         from ovdense.support.retrieval import folder_images
 
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         if args.checkpoint is None:
             require_training_free(cfg, "give a checkpoint after the config")
         files = folder_images(args.images)

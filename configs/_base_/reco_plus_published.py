@@ -1,4 +1,9 @@
-"""ReCo+ as released: DeepLabV3+, ResNet-101, output stride 8, 20,000 iterations of 320-pixel squares. A config adds `model.classes` and data with `squares`."""
+"""ReCo+ as released: DeepLabV3+, ResNet-101, output stride 8, 20,000 iterations of 320-pixel squares. A config adds `model.classes` and data with `squares`.
+
+Differs from the release: the head is mmseg's (512 wide; a 3x3 convolution after the pyramid and two separable ones before the classifier, there
+256 wide, a 1x1 and one); labels are of whole photos at the squares' scale, there of the squares; padding has ImageNet's mean colour, there the
+image's; val is measured without the CRF, by which the release chooses its checkpoint.
+"""
 from mmengine.optim import OptimWrapper, PolyLR
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import Adam
@@ -15,7 +20,7 @@ model = dict(type=RecoPlus, backbone=dict(type=DilatedResNet, depth=101, weights
 squares = [
     dict(type=LoadImage),
     dict(type=LoadLabelMap),
-    dict(type=CenterSquare, size=320, interpolation="nearest"),
+    dict(type=CenterSquare, size=320, interpolation="bilinear"),  # the release takes nearest to test, not to train
     dict(type=RandomScale, scale=(320, 320), ratio_range=(0.5, 2.0)),
     dict(type=CropPatch, size_hw=(320, 320)),
     dict(type=RandomFlip, prob=0.5),

@@ -1,5 +1,6 @@
 """ReCo+: pseudo-labels matched by name, and a segmenter that learns them."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from ovdense.vision.backbones import TimmBackbone
 from tests.methods.reco.test_model import picture
 from tests.methods.test_maskclip import BACKGROUND, COLOURS, model
 from tools.pseudo_label import write_labels
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 class Predictor:
@@ -71,6 +74,42 @@ def test_labels__what_the_model_lacks_ends_the_run_and_is_no_photos_fault(labell
     made.set_vocabulary(Vocabulary((BACKGROUND, *COLOURS)))
     with pytest.raises(FileNotFoundError, match="the archive"):
         write_labels(Lacking(made), [labelled / "photos/a/1.png", labelled / "photos/b/1.png"], labelled / "photos", labelled / "none")
+
+
+@pytest.mark.parametrize("name", ["reco_cityscapes", "reco_coco_stuff", "reco_plus_cityscapes", "reco_plus_coco_stuff"])
+def test_labels__of_configs_that_measure_squares_are_of_whole_photos_at_their_scale(name):
+    """What the published ReCo+ configs tell to run for their labels; without a resize rule there is no predictor."""
+    from ovdense.api import _test_resize, load_config
+
+    resize = _test_resize(load_config(CONFIGS / f"{name}.py"))
+    sample = {"image": np.zeros((640, 1280, 3), np.uint8), "boxes_xyxy": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int64)}
+    assert resize(sample)["image"].shape == (320, 640, 3)
+
+
+def test_labels__settings_of_the_config_can_be_changed(labelled):
+    from tools.pseudo_label import main
+
+    out = labelled / "changed"
+    assert main([str(CONFIGS / "maskclip_voc_mini.py"), "--images", str(labelled / "photos/a"), "--out", str(out), "--vocab", "voc21", "--device", "cpu",
+                 "--cfg-options", "model.background_thr=0.61"]) == 0  # fmt: skip
+    assert json.loads((out / "classes.json").read_text())["protocol"]["background_rule"] == "score below 0.61"
+
+
+def test_labels__of_171_names_are_read_as_the_27_that_they_belong_to(labelled):
+    """The release merges ReCo's answers before it trains on them; the config's labels keep the 171."""
+    from ovdense.api import load_config
+    from ovdense.text.vocabulary import load_vocabulary
+
+    cfg = load_config(CONFIGS / "reco_plus_coco_stuff.py")
+    fine, coarse = load_vocabulary("coco_stuff171").names, load_vocabulary(cfg.model.classes).names
+    label = np.array([[fine.index(n) for n in ("person", "car", "sky-other", "wall-wood")], [255, 0, 1, 170]], np.uint8)
+    Image.fromarray(np.zeros((2, 4, 3), np.uint8)).save(labelled / "photos" / "c.png")
+    Image.fromarray(label).save(labelled / "labels" / "c.png")
+    data = FolderSegmentation(image_prefix=str(labelled / "photos"), label_prefix=str(labelled / "labels"), classes=cfg.train_dataloader.dataset.classes,
+                              image_suffix=".png", labelled_only=True)  # fmt: skip
+    assert data.vocabulary.names == coarse and cfg.test_dataloader.dataset.classes == "coco_stuff27_png"
+    k = {name: n for n, name in enumerate(coarse)}
+    assert data.label_map(len(data) - 1).tolist() == [[k["person"], k["vehicle"], k["sky"], k["wall"]], [255, k["person"], k["vehicle"], k["solid"]]]
 
 
 def dataset(folder):
