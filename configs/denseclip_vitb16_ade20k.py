@@ -45,5 +45,5 @@ model = dict(
     decoder=dict(type=SemanticFpn, num_classes=150, in_channels=(768, 768, 768, 768), score_stride=16, channels=256, head_channels=256, aux_weight=0.4),
     vocabulary="ade150",
     test=dict(crop=(640, 640), stride=(426, 426)),
-    divisor=16,
+    divisor=1,
 )

@@ -45,5 +45,5 @@ model = dict(
     decoder=dict(type=SemanticFpn, num_classes=171, in_channels=(768, 768, 768, 768), score_stride=16, channels=256, head_channels=256, aux_weight=0.4),
     vocabulary="coco_stuff171",
     test=dict(crop=(512, 512), stride=(341, 341)),
-    divisor=16,
+    divisor=1,
 )

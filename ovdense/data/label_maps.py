@@ -42,6 +42,8 @@ class RandomScale:
 class CropPatch:
     """Cut a window of `size_hw` at a random place; smaller images are padded right and below with `pad_rgb`, labels with IGNORE_LABEL.
 
+    mmseg pads after normalising, with zeros: there the border is never mirrored or recoloured.
+
     A window more than `max_share` of whose labelled pixels are one class is drawn again, up to 10 times (mmseg's cat_max_ratio).
     """
 

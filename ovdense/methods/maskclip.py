@@ -26,7 +26,8 @@ class MaskClip(TrainingFreeSegmenter):
 
     score_k = cos(place, t_k) + `image_weight` * cos(image, t_k), the best of a class's names. Background classes of the
     vocabulary score `background_thr` everywhere, or the best of the names in `contexts` where that is more; with None and no
-    contexts they are asked by their own names. `encoder`: a DualEncoder, or its config.
+    contexts they are asked by their own names. `encoder`: a DualEncoder, or its config. MaskCLIP's key smoothing and prompt denoising (Sec. 3.2, off in
+    the release's configs) are not here.
     """
 
     def __init__(
@@ -43,6 +44,10 @@ class MaskClip(TrainingFreeSegmenter):
         self.encoder, self.image_weight, self.use_synonyms = encoder, image_weight, use_synonyms
         self.background_thr, self.contexts = background_thr, tuple(contexts)
 
+    @property
+    def wants_background(self) -> bool:
+        return super().wants_background or bool(self.contexts)
+
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> tuple[FeatureMap, Tensor]:
         return self.encoder.encode_places(images)
@@ -52,6 +57,8 @@ class MaskClip(TrainingFreeSegmenter):
         bank = self.encoder.encode_text(vocabulary, use_synonyms=self.use_synonyms)
         if self.background_thr is not None:
             with_background(torch.zeros(len(vocabulary), 1, 1), bank.background_K, self.background_thr)  # says what is wrong now
+        elif self.contexts and not bool(bank.background_K.any()):
+            raise ValueError("contexts need a background class in the vocabulary, whose places they are, got none; drop contexts or add the class")
         return _Text(bank, self.encoder.encode_text(self.contexts) if self.contexts else None)
 
     @torch.no_grad()

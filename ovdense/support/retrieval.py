@@ -79,8 +79,8 @@ class ImageIndex:
         """Return the k images with the largest cosine to each query, equal ones in the archive's order.
 
         "faiss" looks in an approximate index (`factory`, FAISS's index string; by default inverted lists as many as 4 x the root of
-        the images, `nprobe` of them visited), kept beside the embeddings; what it finds is ranked by exact cosines. With several
-        processes each searches its part of the archive, and all get the same answer.
+        the images, `nprobe` of them visited), kept beside the embeddings; what it finds is ranked by exact cosines, and where that is fewer than k, all
+        images are. With several processes each searches its part of the archive, and all get the same answer.
         """
         if engine not in ("exact", "faiss"):
             raise ValueError(f'engine must be "exact" or "faiss", got {engine!r}')
@@ -111,6 +111,8 @@ class ImageIndex:
 
     def _approximate(self, queries_QD: Tensor, k: int, start: int, stop: int, factory: str | None, nprobe: int) -> list[tuple[Tensor, Tensor]]:
         faiss = _faiss()
+        if start == stop:  # more processes than images
+            return self._exact(queries_QD, k, start, stop)
         engine = self._faiss_index(faiss, start, stop, factory)
         if hasattr(engine, "nprobe"):
             engine.nprobe = nprobe
@@ -118,6 +120,9 @@ class ImageIndex:
         found = []
         for query_D, near in zip(queries_QD, near_Qk):
             position = np.sort(near[near >= 0]) + start
+            if len(position) < min(k, stop - start):  # the lists that were visited hold fewer
+                found += self._exact(query_D[None], k, start, stop)
+                continue
             score_N = torch.from_numpy(np.asarray(self.pool.rows(self._places[position]))) @ query_D
             found.append(_merged([(torch.from_numpy(position), score_N)], k))
         return found

@@ -78,6 +78,7 @@ class ClipResNet(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         """Return the maps of stride 4, 8, 16, 32 of images normalised with `mean` and `std`."""
+        _require_size(images_BCHW, self.strides[-1] - 1)  # convolutions round up at first
         x, maps = self.net.stem(images_BCHW), []
         for stage, stride in zip((self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4), self.strides):
             x = stage(x)
@@ -144,6 +145,7 @@ class ClipVit(nn.Module):
         return DenseFeatures(maps=tuple(maps), global_BC=vector_BND[:, 0], local=local)
 
     def _run(self, images_BCHW: Tensor) -> tuple[list[FeatureMap], Tensor, tuple[int, int]]:
+        _require_size(images_BCHW, self.strides[-1])
         net, patches_BCHW = self.net, self.net.conv1(images_BCHW)
         size_hw = tuple(patches_BCHW.shape[2:])
         class_token = net.class_embedding.expand(len(images_BCHW), 1, -1).to(patches_BCHW.dtype)
@@ -157,6 +159,12 @@ class ClipVit(nn.Module):
                 found[i] = tokens_BNC[:, 1:].transpose(1, 2).unflatten(2, size_hw).contiguous()
         maps = [FeatureMap(tensor_BCHW=scale(found[i]), stride=s) for scale, i, s in zip(self.pyramid, self.out_blocks, self.strides)]
         return maps, tokens_BNC, size_hw
+
+
+def _require_size(images_BCHW: Tensor, least: int) -> None:
+    if min(images_BCHW.shape[2:]) < least:
+        raise ValueError(f"CLIP's tower with maps down to stride 32 reads images of at least {least} pixels a side, got {tuple(images_BCHW.shape[2:])}; "
+                         "enlarge the image, or set a larger divisor of the model, which pads it")  # fmt: skip
 
 
 def _scale(width: int, patch_size: int, stride: int) -> nn.Module:

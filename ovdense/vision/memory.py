@@ -101,13 +101,18 @@ class RememberingBackbone(nn.Module):
             return self.backbone(images_BCHW)
         rows = [self._of_image(image) for image in images_BCHW]
         sizes = [tuple(-(-side // stride) for side in images_BCHW.shape[-2:]) for stride in self.strides]
-        levels = [torch.stack([_padded(row[n], size) for row in rows]) for n, size in enumerate(sizes)]
+        levels = [torch.stack([padded_map(row[n], size) for row in rows]) for n, size in enumerate(sizes)]
         return [FeatureMap(tensor_BCHW=level, stride=s) for level, s in zip(levels, self.strides)]
 
     def _of_image(self, image_CHW: Tensor) -> list[Tensor]:
-        height, width = (-(-n // self.strides[-1]) * self.strides[-1] for n in unpadded_size(image_CHW))
-        levels = self.memory.recall(image_CHW[None, :, :height, :width], lambda image: [f.tensor_BCHW for f in self.backbone(image)])
+        levels = self.memory.recall(without_batch_padding(image_CHW, self.strides[-1])[None], lambda image: [f.tensor_BCHW for f in self.backbone(image)])
         return [level[0] for level in levels]
+
+
+def without_batch_padding(image_CHW: Tensor, multiple: int) -> Tensor:
+    """Return the image without the zeros that its batch added to it, its sides rounded up to multiples of `multiple` as far as it goes."""
+    height, width = (-(-n // multiple) * multiple for n in unpadded_size(image_CHW))
+    return image_CHW[:, :height, :width]
 
 
 def unpadded_size(image_CHW: Tensor) -> tuple[int, int]:
@@ -117,5 +122,6 @@ def unpadded_size(image_CHW: Tensor) -> tuple[int, int]:
     return last[0], last[1]
 
 
-def _padded(map_CHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def padded_map(map_CHW: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """Return the map with zeros right and below, up to `size_hw`."""
     return F.pad(map_CHW, (0, size_hw[1] - map_CHW.shape[2], 0, size_hw[0] - map_CHW.shape[1]))

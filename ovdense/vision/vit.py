@@ -20,7 +20,8 @@ class VitBackbone(nn.Module):
 
     `weights`: the path of a state dict with timm's names (DeiT's and DINO's releases have them), or None for random ones; a
     classifier in it is left out. `net`: a transformer that is there already, instead of `name`. Positions are resized
-    bicubically without antialiasing, as when DeiT was fine-tuned; pixels beyond the last whole patch are dropped.
+    bicubically without antialiasing, as when DeiT was fine-tuned, for every grid but the trained one (ReCo's release looks at the number of patches
+    only: 7 x 28 would get the positions of 14 x 14, row after row); pixels beyond the last whole patch are dropped.
     """
 
     def __init__(self, name: str = "deit_small_distilled_patch16_224", *, weights: str | Path | None = None, net: nn.Module | None = None) -> None:

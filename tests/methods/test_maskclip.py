@@ -48,6 +48,8 @@ def test_background__without_a_rule_is_asked_by_its_name():
     assert (predict(made, image).label_map_HW == 0).all() and made.protocol()["background_rule"] == "by its name"
     with pytest.raises(ValueError, match="background class in the vocabulary"):
         model(background_thr=0.3).set_vocabulary(COLOURS)
+    with pytest.raises(ValueError, match="contexts need a background class"):
+        model(contexts=("grey",)).set_vocabulary(COLOURS)
 
 
 def test_predict__permutes_with_the_vocabulary():
@@ -76,6 +78,9 @@ def test_predictor__adds_the_background_that_the_model_has_a_rule_for():
     assert predictor.vocabulary.names == ("background", "red", "green") and predictor.vocabulary[0].is_background
     predictor.set_vocabulary(Vocabulary((*COLOURS, BACKGROUND)))
     assert predictor.vocabulary.names == (*COLOURS.names, "background")
+    by_contexts = OpenVocabPredictor(model(contexts=("grey",)), resize=resize)
+    by_contexts.set_vocabulary(["red", "green"])
+    assert by_contexts.vocabulary.names == ("background", "red", "green")
     without = OpenVocabPredictor(model(), resize=resize)
     without.set_vocabulary(["red", "green"])
     assert without.vocabulary.names == ("red", "green")

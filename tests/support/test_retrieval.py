@@ -192,6 +192,18 @@ def test_faiss__finds_what_the_exact_search_finds(tmp_path):
         index.top_k(torch.ones(3), 3)
 
 
+def test_faiss__gives_as_many_as_are_asked_for_however_few_lie_in_the_lists_it_visits(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(2000, 8, generator=generator), dim=1).numpy()
+    pool = MemoryPool(rows)
+    pool.folder = tmp_path
+    index = ImageIndex([Path(str(n)) for n in range(2000)], [bytes([n // 256, n % 256]) for n in range(2000)], pool)
+    queries = F.normalize(torch.randn(5, 8, generator=generator), dim=1)
+    exact, near = index.top_k(queries, 1500), index.top_k(queries, 1500, engine="faiss", nprobe=2)
+    torch.testing.assert_close(near.score_Qk, exact.score_Qk)
+    assert near.position_Qk.shape == (5, 1500)
+
+
 def test_retrieve__keeps_the_set_with_where_it_came_from(tmp_path, archive):
     save(archive, "red_again.png", (250, 5, 5))
     index = index_images(folder_images(archive), MeanColour(), folder=tmp_path / "index", progress=False)

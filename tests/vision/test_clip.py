@@ -97,3 +97,11 @@ def test_clip_vit__drop_path_only_in_training():
 def test_clip_vit__pyramid_of_both_patch_sizes(patch, size):
     maps = ClipVit(patch, **VIT, table_size=2)(images(2, 3, *size))
     assert [tuple(m.tensor_BCHW.shape[2:]) for m in maps] == [(size[0] // s, size[1] // s) for s in (4, 8, 16, 32)]
+
+
+def test_towers__name_an_image_that_is_too_thin():
+    for tower, least in ((ClipResNet(**RESNET), 31), (ClipVit(**VIT, table_size=2), 32)):
+        for verb in (tower.forward, tower.dense):
+            with pytest.raises(ValueError, match=rf"at least {least} pixels .*\(20, 64\)"):
+                verb(images(1, 3, 20, 64))
+        assert tower.eval().dense(images(1, 3, least, 64)).local.tensor_BCHW.isfinite().all()

@@ -2,9 +2,12 @@
 
 CLIP's towers have vectors in the text's space of their own (`vision/clip.py`); these two give them to others.
 """
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from ovdense.compat.weights import call_after_load
 from ovdense.heads.segment import resized
 from ovdense.methods.base import built
 from ovdense.registry import MODELS
@@ -12,7 +15,7 @@ from ovdense.structures import FeatureMap
 from ovdense.vision.clip import dense_attention_pool, new_attention_pool
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.dense_features import DenseFeatures
-from ovdense.vision.memory import ImageMemory
+from ovdense.vision.memory import ImageMemory, padded_map, without_batch_padding
 from ovdense.vision.positions import FitPositions
 
 
@@ -46,7 +49,8 @@ class PooledBackbone(nn.Module):
 class PairedBackbone(nn.Module):
     """Maps of one backbone, vectors of a frozen dense encoder, resized to the map of `stride` (bilinear).
 
-    Where the backbone remembers (`RememberingBackbone`), the vectors are remembered in training too.
+    In training they are those of each image without the padding that its batch gave it, up to the coarsest stride, as they are at test time; beyond it
+    they are zero. Where the backbone remembers (`RememberingBackbone`), so do they.
     """
 
     def __init__(self, backbone: nn.Module, places: DenseImageEncoder, *, stride: int) -> None:
@@ -62,7 +66,12 @@ class PairedBackbone(nn.Module):
         self.memory = None
         if memory is not None:
             self.memory = ImageMemory(places, max_gib=memory.max_gib, on_disk=memory.on_disk, about=places.fingerprint())
-        self.register_load_state_dict_post_hook(lambda module, keys: module.memory and module.memory.forget())
+        call_after_load(self, "forget")
+
+    def forget(self) -> None:
+        """Drop what is remembered: the encoder has other weights now."""
+        if self.memory is not None:
+            self.memory.forget()
 
     def forward(self, images_BCHW: Tensor) -> list[FeatureMap]:
         return self.backbone(images_BCHW)
@@ -70,10 +79,18 @@ class PairedBackbone(nn.Module):
     def dense(self, images_BCHW: Tensor) -> DenseFeatures:
         """Return the maps with the places' vectors."""
         maps = self(images_BCHW)
-        compute = self._vectors
-        local_BCHW, global_BC = self.memory.recall(images_BCHW, compute) if self.training and self.memory else compute(images_BCHW)
         size_hw = maps[self.strides.index(self.stride)].tensor_BCHW.shape[2:]
+        if self.training:
+            local_BCHW, global_BC = (torch.stack(rows) for rows in zip(*(self._of_image(image, size_hw) for image in images_BCHW)))
+        else:
+            local_BCHW, global_BC = self._vectors(images_BCHW)
         return DenseFeatures(maps=tuple(maps), global_BC=global_BC, local=FeatureMap(tensor_BCHW=resized(local_BCHW, size_hw), stride=self.stride))
+
+    def _of_image(self, image_CHW: Tensor, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image_1CHW = without_batch_padding(image_CHW, self.strides[-1])[None]
+        local_1CHW, global_1C = self.memory.recall(image_1CHW, self._vectors) if self.memory else self._vectors(image_1CHW)
+        own_hw = [-(-side // self.stride) for side in image_1CHW.shape[2:]]
+        return padded_map(resized(local_1CHW, own_hw)[0], size_hw), global_1C[0]
 
     @torch.no_grad()
     def _vectors(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,8 @@ from ovdense.vision.dense_features import DenseFeatures
 class SegmentTest:
     """How a segmenter is tested: windows of `crop` (height, width) every `stride` pixels, or the whole image (None).
 
-    `scales`: the input is resized by each, and with `flip` mirrored too; the softmax of all views is averaged, as mmseg does.
+    `scales`: the input is resized by each, and with `flip` mirrored too; the softmax of all views is averaged at the input's size (mmseg resizes the file
+    by each, without antialiasing, and averages at the file's size).
     """
 
     crop: tuple[int, int] | None = None

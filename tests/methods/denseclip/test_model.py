@@ -1,5 +1,6 @@
 """What a user of DenseCLIP would notice: vocabularies, windows and views, training, detectors, errors."""
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -7,12 +8,15 @@ import torch
 from PIL import Image
 
 from ovdense.methods.denseclip.backbones import PairedBackbone, PooledBackbone
+from ovdense.methods.denseclip.decoders import SemanticFpn
 from ovdense.methods.denseclip.model import DenseClip
 from ovdense.methods.denseclip.open_decoder import OpenSemanticFpn
 from ovdense.structures import ClassEntry, FeatureMap, Vocabulary
 from ovdense.support.prototypes import mask_to_grid
 from ovdense.support.sources import FolderSupport
+from ovdense.text.clip_context import ClipContextEncoder
 from ovdense.vision.backbones import TimmBackbone
+from ovdense.vision.clip import ClipVit
 from ovdense.vision.dense import DenseImageEncoder
 from ovdense.vision.memory import RememberingBackbone
 from tests.methods.denseclip.tiny import NAMES, images, make, targets
@@ -275,8 +279,6 @@ def test_training_data__other_classes_than_the_models_are_an_error():
 
 
 def test_without_text__it_is_the_plain_network():
-    from ovdense.methods.denseclip.decoders import SemanticFpn
-
     backbone = TimmBackbone("tf_efficientnet_lite0", out_strides=(8, 16, 32))
     plain = DenseClip(backbone=backbone, vocabulary=NAMES,
                       decoder=SemanticFpn(3, in_channels=backbone.channels, strides=backbone.strides, score_stride=None, channels=8, head_channels=8))
@@ -353,6 +355,50 @@ def test_a_batch__of_several_sizes_equals_single_images(decoder):
                 assert (together[b].label_map_HW == alone.label_map_HW).float().mean() > 0.999
             else:
                 torch.testing.assert_close(together[b].scores, alone.scores, atol=1e-4, rtol=1e-3)
+
+
+def test_paired_backbone__padding_of_a_batch_changes_no_vector_in_training(monkeypatch):
+    places = Places()
+    backbone = RememberingBackbone(TimmBackbone("tf_efficientnet_lite0", out_strides=(16, 32), frozen_stages=4))
+    paired = PairedBackbone(backbone, places, stride=16)
+    small, large = images(1, 60, 64)[0], images(1, 96, 128, seed=1)[0]
+    alone = paired.eval().dense(torch.nn.functional.pad(small, (0, 0, 0, 4))[None])
+    places.asked = 0
+    for memory in (paired.memory, None):
+        monkeypatch.setattr(paired, "memory", memory)
+        both = paired.train().dense(torch.stack([large, torch.nn.functional.pad(small, (0, 64, 0, 36))]))
+        assert both.local.tensor_BCHW.shape == (2, 3, 6, 8)
+        torch.testing.assert_close(both.local.tensor_BCHW[1, :, :4, :4], alone.local.tensor_BCHW[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(both.global_BC[1], alone.global_BC[0], atol=1e-3, rtol=1e-3)
+        assert not both.local.tensor_BCHW[1, :, 4:].any() and not both.local.tensor_BCHW[1, :, :, 4:].any()
+    monkeypatch.undo()
+    paired.train().dense(torch.nn.functional.pad(small, (0, 32, 0, 4))[None])
+    assert places.asked == 4, "found again whatever its batch pads it to"
+
+
+def test_paired_backbone__can_be_pickled_and_forgets_when_weights_are_loaded():
+    paired = PairedBackbone(RememberingBackbone(TimmBackbone("tf_efficientnet_lite0", out_strides=(16, 32), frozen_stages=4)), Places(), stride=16)
+    again = pickle.loads(pickle.dumps(paired)).train()
+    again.dense(images(1, 64, 64))
+    assert again.memory.kept
+    again.load_state_dict(paired.state_dict())
+    assert not again.memory.kept
+
+
+def test_vit__images_need_not_be_multiples_of_its_patch():
+    """As in the release: nothing is padded, what is left over is dropped and the maps are stretched."""
+    torch.manual_seed(0)
+    backbone = ClipVit(width=16, layers=4, heads=2, embed_width=12, table_size=3, out_blocks=(0, 1, 2, 3))
+    model = DenseClip(backbone=backbone, decoder=SemanticFpn(3, in_channels=backbone.channels, score_stride=16, channels=8, head_channels=8),
+                      text_encoder=ClipContextEncoder(embed_width=12, width=16, heads=2, layers=1), vocabulary=NAMES,
+                      pixel_text=dict(num_contexts=2, decoder=dict(width=8, heads=2, num_layers=1)), test=dict(crop=(48, 48), stride=(32, 32)),
+                      divisor=1).eval()  # fmt: skip
+    model.set_vocabulary(Vocabulary.of(NAMES))
+    pixels = torch.randint(0, 256, (3, 50, 75), dtype=torch.uint8)
+    batch = model.data_preprocessor({"images": [pixels]})["images"]
+    assert batch.shape[-2:] == (50, 75) and model.predict(batch, targets(batch))[0].label_map_HW.shape == (50, 75)
+    model.test = type(model.test)()
+    assert logits(model, batch).shape == (1, 3, 12, 16) and model.predict(batch, targets(batch))[0].label_map_HW.shape == (50, 75)
 
 
 def test_text__follows_a_step_of_training_and_a_part_that_is_loaded():
