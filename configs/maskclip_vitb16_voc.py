@@ -1,7 +1,7 @@
 """MaskCLIP: CLIP ViT-B/16's value path against class names, on Pascal VOC; the background is asked by name. Nothing is trained.
 
-Paper: arXiv 2112.01071, Sec. 3.2. Templates and normalisation (ImageNet's) are the release's. Differs from it: 21 classes under VOC's own names, there 20 ("dining
-table") without background; QuickGELU and the norms' epsilon are those of CLIP's training, there GELU and 1e-6.
+Paper: arXiv 2112.01071, Sec. 3.2. Templates and normalisation (ImageNet's) are the release's. Differs from it: 21 classes under VOC's own names, there
+20 ("dining table") without background; QuickGELU and the norms' epsilon are those of CLIP's training, there GELU and 1e-6.
 Train: nothing to train
 Test:  python tools/test.py configs/maskclip_vitb16_voc.py --data-root DATA --cfg-options model.encoder.pretrained=ViT-B-16.pt
 """

@@ -23,7 +23,7 @@ from ovdense.structures import Vocabulary
 class Inference:
     """`dense`: multiply by the text attention. `background_thr`: the score of background classes (the release has none: None).
 
-    `crf`: refine by a dense CRF (in a config True: as the release). Its image is rounded to bytes where the release cuts off, which loses a grey level to rounding.
+    `crf`: refine by a dense CRF (in a config True: as the release). Its image is rounded to bytes; the release cuts off, and may lose a grey level by it.
     """
 
     dense: bool = True
