@@ -17,7 +17,7 @@ FLOOR = {
     "methods": 4, "zoo": 0, "image_cache": 1, "results": 4, "rivals": 4, "api": 5, "export": 5, "runs": 6, "web": 6, "__init__": 7, "cli": 8,
 }
 HOME = {"mmdet": {"compat"}, "mmseg": {"compat"}, "mmcv": {"compat"}, "diffusers": {"vision", "support"}, "transformers": {"text"},
-        "open_clip": {"text", "vision"}, "timm": {"vision"}, "segment_anything": {"vision", "support"}}
+        "open_clip": {"compat", "text", "vision"}, "timm": {"vision"}, "segment_anything": {"vision", "support"}}
 HEAVY = ("mmdet", "mmseg", "diffusers", "transformers", "open_clip", "segment_anything")
 MAX_LINES = 600
 METHOD_COMMONS = {"base", "dual_encoder", "dense_model", "hooks", "progress", "amp", "checkpoints", "reporting", "ranks", "sharding"}
