@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdense.cli.output import outcome
+from ovdense.cli.output import outcome, require_other
 from ovdense.cli.parser import Parser
 from ovdense.runs import add_data_root, clean_errors, use_data_root
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         from ovdense.export import export
         from ovdense.text.phrases import parse_queries
 
+        require_other(args.out, (args.config, args.checkpoint, args.vocab), "--out")
         use_data_root(args.data_root)
         predictor = ovdense.load(args.config, args.checkpoint, device="cpu", precision="float32")
         predictor.set_vocabulary(args.vocab if args.texts is None else parse_queries(args.texts), prompt=args.prompt)

@@ -2,7 +2,8 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,14 @@ def outcome(as_json: bool) -> Iterator[dict[str, Any]]:
     with contextlib.redirect_stdout(sys.stderr):
         yield found
     print(json.dumps(found, indent=1, ensure_ascii=False, default=_plain), file=stdout)
+
+
+def require_other(out: str | Path, read: Iterable[str | Path | None], flag: str) -> None:
+    """Raise ValueError where the file to write is one of those that are read, a folder's checkpoints among them: it would be lost."""
+    out = Path(out).expanduser()
+    for given in (Path(r).expanduser() for r in read if r is not None):
+        if out.exists() and any(file.exists() and out.samefile(file) for file in (given.glob("*.pth") if given.is_dir() else [given])):
+            raise ValueError(f"{flag} must be another file than those that are read, got {out}; give another name")
 
 
 def _plain(value: Any) -> Any:

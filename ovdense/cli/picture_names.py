@@ -1,4 +1,5 @@
 """Where ovdense predict writes: a name for each photo's pictures, and never over a file of the user's own."""
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
@@ -28,6 +29,20 @@ def picture_names(files: Sequence[Path]) -> list[str]:
         taken |= {found.casefold(), f"{found.casefold()}_heat"}
         names.append(found)
     return names
+
+
+def record_names(files: Sequence[Path]) -> list[str]:
+    """Return what each photo is called in predictions.json: its file's name; where two photos have one name, all paths from the folder that holds them all.
+
+    >>> record_names([Path("a/1.jpg"), Path("a/2.jpg")]), record_names([Path("a/1.jpg"), Path("b/1.jpg")])
+    (['1.jpg', '2.jpg'], ['a/1.jpg', 'b/1.jpg'])
+    """
+    names = [f.name for f in files]
+    if len(set(names)) == len(names):
+        return names
+    whole = [f.expanduser().absolute() for f in files]
+    common = os.path.commonpath([f.parent for f in whole])
+    return [f.relative_to(common).as_posix() for f in whole]
 
 
 def require_free(out: str | Path, names: Iterable[str], files: Sequence[Path], heat: bool) -> Path:

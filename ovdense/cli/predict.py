@@ -3,7 +3,8 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.config import DictAction
 
 from ovdense.cli.output import outcome, progress, table
 from ovdense.cli.parser import PARTLY, Parser
-from ovdense.cli.picture_names import PREDICTIONS, SHEET, picture_names, require_free
+from ovdense.cli.picture_names import PREDICTIONS, SHEET, picture_names, record_names, require_free
 from ovdense.runs import add_data_root, clean_errors, use_data_root
 
 MODEL = "mini"
@@ -163,15 +164,21 @@ class _Found:
     shares: list[dict[str, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def add(self, file: Path, results: Any, score_thr: float) -> None:
+    def add(self, name: str, results: Any, score_thr: float) -> None:
         image_id, rows = len(self.content["images"]) + 1, self.content["annotations"]
-        self.content["images"].append({"id": image_id, "file_name": file.name, "height": int(results.size_hw[0]), "width": int(results.size_hw[1])})
+        self.content["images"].append({"id": image_id, "file_name": name, "height": int(results.size_hw[0]), "width": int(results.size_hw[1])})
         rows += [{"id": len(rows) + n, **row, "image_id": image_id} for n, row in enumerate(results.to_coco(), start=1)]
         if results.label_map_HW is None:
-            self.rows += _box_rows(file.name, results, score_thr)
+            self.rows += _box_rows(name, results, score_thr)
         else:
             self.shares.append(_shares(results))
-            self.rows += _area_rows(file.name, self.shares[-1])
+            self.rows += _area_rows(name, self.shares[-1])
+
+    def write(self, out: Path, names: Sequence[str]) -> None:
+        from ovdense.compat.atomic import replace_file
+
+        self.content["categories"] = [{"id": k, "name": name} for k, name in enumerate(names)]
+        replace_file(out / PREDICTIONS, json.dumps(self.content, indent=1, ensure_ascii=False))
 
 
 def _check_heat(predictor: Any, args: argparse.Namespace) -> None:
@@ -182,36 +189,53 @@ def _check_heat(predictor: Any, args: argparse.Namespace) -> None:
 
 
 def _predict(predictor: Any, name_of: Mapping[Path, str], out: Path, args: argparse.Namespace) -> _Found:
-    """Predict and draw each file, one at a time, its pictures by their names in `out`; return what was found."""
-    from ovdense.compat.atomic import replace_file
+    """Predict and draw each file, one at a time, its pictures by their names in `out`; return what was found.
+
+    Where something stops it (Ctrl-C), what was found until then is written as well.
+    """
     from ovdense.compat.images import load_image, write_picture
-    from ovdense.drawing import contact_sheet, heat_sheet
+    from ovdense.drawing import contact_sheet
 
     out.mkdir(parents=True, exist_ok=True)
-    names, drawn = None, []
+    names, drawn, said_as = predictor.vocabulary.names, [], record_names(list(name_of))
     found = _Found(content={"info": predictor.model.protocol(), "images": [], "annotations": [], "categories": []})
-    with progress("predicting", len(name_of)) as step:
-        for file, name in name_of.items():
-            step()
-            try:
-                image = load_image(file)
-            except (OSError, ValueError) as error:
-                found.errors.append(str(error))
-                continue
-            results = predictor.predict(image, score_thr=args.score_thr)
-            picture, names = results.draw(score_thr=args.score_thr), results.names
-            maps = predictor.heat_maps(image) if args.heat else {}
-            found.add(file, replace(results, source=file), args.score_thr)
-            write_picture(out / f"{name}.jpg", picture, quality=92)
-            if args.heat:
-                write_picture(out / f"{name}_heat.jpg", heat_sheet(image, list(maps.values()), list(maps)), quality=92)
-            if len(drawn) < 24:
-                drawn.append(picture)
-    if len(drawn) > 1:
-        write_picture(out / SHEET, contact_sheet(drawn, columns=4), quality=90)
-    found.content["categories"] = [{"id": k, "name": name} for k, name in enumerate(names or predictor.vocabulary.names)]
-    replace_file(out / PREDICTIONS, json.dumps(found.content, indent=1, ensure_ascii=False))
+    try:
+        with progress("predicting", len(name_of)) as step:
+            for (file, name), said in zip(name_of.items(), said_as, strict=True):
+                step()
+                try:
+                    image = load_image(file)
+                except (OSError, ValueError) as error:
+                    found.errors.append(str(error))
+                    continue
+                results, picture = _look(predictor, image, out / name, args)
+                names = results.names
+                found.add(said, results, args.score_thr)
+                drawn += [picture] if len(drawn) < 24 else []
+        if len(drawn) > 1:
+            write_picture(out / SHEET, contact_sheet(drawn, columns=4), quality=90)
+    except BaseException:
+        if found.content["images"]:
+            with suppress(OSError):
+                found.write(out, names)
+                print(f"stopped: what was found in {len(found.content['images'])} of {len(name_of)} images is in {out / PREDICTIONS}", file=sys.stderr)
+        raise
+    found.write(out, names)
     return found
+
+
+def _look(predictor: Any, image: Any, place: Path, args: argparse.Namespace) -> tuple[Any, Any]:
+    """Predict one image and write its pictures, PLACE.jpg and PLACE_heat.jpg; return the results and the picture."""
+    from ovdense.compat.images import write_picture
+    from ovdense.drawing import heat_sheet
+
+    results = predictor.predict(image, score_thr=args.score_thr)
+    picture = results.draw(score_thr=args.score_thr)
+    write_picture(place.with_name(f"{place.name}.jpg"), picture, quality=92)
+    if args.heat:
+        maps = predictor.heat_maps(image)
+        write_picture(place.with_name(f"{place.name}_heat.jpg"), heat_sheet(image, list(maps.values()), list(maps)), quality=92)
+    return results, picture
 
 
 def _box_rows(name: str, results: Any, score_thr: float) -> list[tuple[str, ...]]:

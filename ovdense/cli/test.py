@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdense.cli.output import outcome
+from ovdense.cli.output import outcome, require_other
 from ovdense.cli.own_data import add_own_data_arguments, use_own_data
 from ovdense.cli.parser import Parser
 from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure, require_training_free
@@ -76,6 +76,8 @@ def _test(args: argparse.Namespace, found: dict[str, Any]) -> None:
         if cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None:
             raise ValueError(f"{args.config} must have test_dataloader, test_cfg and test_evaluator to be tested")
         use_own_data(cfg, args)
+        if args.out is not None:
+            require_other(args.out, (args.checkpoint, *_files_of(cfg.test_dataloader.dataset)), "--out")
         from ovdense.methods.checkpoints import load_weights, model_state
 
         if args.checkpoint is None:
@@ -95,6 +97,13 @@ def _test(args: argparse.Namespace, found: dict[str, Any]) -> None:
     report = Path(runner.work_dir) / "test_metrics.json"
     if args.json and report.is_file():
         found |= json.loads(report.read_text(encoding="utf8"))
+
+
+def _files_of(settings: Any) -> list[Path]:
+    """Return the JSON files that a data set's settings name."""
+    from ovdense.compat.paths import data_path
+
+    return [data_path(value, settings.get("data_root")) for value in settings.values() if str(value).endswith(".json")]
 
 
 def _add_outputs(cfg, args: argparse.Namespace) -> None:

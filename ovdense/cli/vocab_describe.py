@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ovdense.cli.output import require_other
 from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
@@ -74,9 +75,7 @@ def check_args(args: argparse.Namespace) -> None:
     out = Path(args.out).expanduser()
     if out.suffix != ".json" or out.is_dir():
         raise ValueError(f"--out must be a .json file, got {out}")
-    for given in (args.vocabulary, *args.hand, *args.sources):
-        if out.exists() and Path(given).expanduser().exists() and out.samefile(Path(given).expanduser()):
-            raise ValueError(f"--out must be another file than those that are read, got {out} for both")
+    require_other(out, (args.vocabulary, *args.hand, *args.sources), "--out")
 
 
 def _flag(name: str) -> str:

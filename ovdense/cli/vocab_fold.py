@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdense.cli.output import require_other
 from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         out = Path(args.out).expanduser()
         if out.is_dir():
             raise ValueError(f"OUT must be a file, got the folder {out}")
+        require_other(out, (args.config, args.checkpoint, args.vocab), "OUT")
         vocabulary = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
         model = load_model(args.config, args.checkpoint, "cpu")
         if not isinstance(model, Desco):

@@ -193,7 +193,7 @@ def test_predict__several_folders_as_json(photos, tmp_path, capsys, tmp_path_fac
     assert main([*argv, "--score-thr", "0", "--device", "cpu", "--json", "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     found = json.loads(captured.out)
-    assert [i["file_name"] for i in found["images"]] == ["0.png", "0.png"] and len(found["errors"]) == 1 and "1.png" in captured.err
+    assert [i["file_name"] for i in found["images"]] == ["a/0.png", "b/0.png"] and len(found["errors"]) == 1 and "1.png" in captured.err
     assert {a["image_id"] for a in found["annotations"]} == {1, 2} and [c["name"] for c in found["categories"]] == ["ring", "star"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"0_png_1.jpg", "0_png_2.jpg", "contact_sheet.jpg", "predictions.json"}
 

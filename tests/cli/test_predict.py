@@ -114,3 +114,56 @@ def test_overlays__never_go_into_the_folder_of_the_images(tmp_path):
     with pytest.raises(ValueError, match="--show-dir.*overwrite"):
         OverlayHook(str(tmp_path / ".." / tmp_path.name)).before_test_epoch(runner)
     OverlayHook(str(tmp_path / "overlays")).before_test_epoch(runner)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_predict__stopped_half_way_it_keeps_what_was_found(error, tmp_path, capsys, monkeypatch):
+    from ovdense.api import OpenVocabPredictor
+
+    for name in "abc":
+        photo(tmp_path / "in" / f"{name}.jpg", ord(name))
+    plain, calls = OpenVocabPredictor.predict, []
+
+    def predict(self, image, **how):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return plain(self, image, **how)
+
+    monkeypatch.setattr(OpenVocabPredictor, "predict", predict)
+    with pytest.raises(type(error)):
+        main([str(tmp_path / "in"), "--texts", "cat", "--out", str(tmp_path / "out"), "--device", "cpu"])
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [i["file_name"] for i in content["images"]] == ["a.jpg", "b.jpg"] and [c["name"] for c in content["categories"]] == ["background", "cat"]
+    assert "2 of 3 images is in" in capsys.readouterr().err
+
+
+def test_predict__photos_of_one_name_can_be_told_apart_and_converted(tmp_path):
+    from ovdense.cli.annotations import main as convert
+
+    for n, folder in enumerate(("a", "b/c")):
+        photo(tmp_path / folder / "1.jpg", n)
+    photo(tmp_path / "a" / "2.jpg")
+    assert main([str(tmp_path / "a"), str(tmp_path / "b" / "c"), "--texts", "cat", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    names = [i["file_name"] for i in json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]]
+    assert names == ["a/1.jpg", "a/2.jpg", "b/c/1.jpg"]
+    assert convert([str(tmp_path / "out" / "predictions.json"), str(tmp_path / "labels"), "--to", "labelme"]) == 0
+    assert (tmp_path / "labels" / "b" / "c" / "1.json").is_file()
+
+
+def test_outputs__never_take_the_place_of_what_is_read(tmp_path, capsys):
+    from ovdense.cli import main as ovdense
+
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("iter_1.pth", "val.json"):
+        (run / name).write_text("{}")
+    photo(run / "1.jpg")
+    weights, val = str(run / "iter_1.pth"), str(run / "val.json")
+    for argv in (["vocab", "fold", "desco_mini", weights, weights, "--texts", "cat"], ["vocab", "fold", "desco_mini", str(run), weights, "--texts", "cat"],
+                 ["export", "desco_mini", weights, "--texts", "cat", "--out", weights],
+                 ["test", "desco_coco_photos", weights, "--annotations", val, "--out", val]):  # fmt: skip
+        with pytest.raises(SystemExit) as error:
+            ovdense(argv)
+        assert error.value.code == 2 and "must be another file than those that are read" in capsys.readouterr().err, argv
+    assert (run / "iter_1.pth").read_text() == (run / "val.json").read_text() == "{}"
