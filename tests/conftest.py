@@ -1,7 +1,12 @@
-"""Where tests find parity cases and real photos; a missing folder fails, it never skips."""
+"""Where tests find parity cases and real photos (a missing folder fails, it never skips); and what no test leaves behind for the next one."""
 import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; before torch is imported
@@ -9,6 +14,44 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; before torch
     os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Undo what is done in the block to what a process has once: environment variables (tools set OVDENSE_DATA), working folder, torch's threads."""
+    environment, folder = dict(os.environ), os.getcwd()
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+        os.chdir(folder)
+        if threads is not None and sys.modules["torch"].get_num_threads() != threads:
+            sys.modules["torch"].set_num_threads(threads)
+
+
+def seed_all() -> None:
+    """Let what is drawn without a seed be the same whichever tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undone_after_each_file() -> Iterator[None]:
+    seed_all()
+    with undone():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _undone_after_each_test() -> Iterator[None]:
+    seed_all()
+    with undone():
+        yield
 
 
 def _folder(variable: str, default: Path) -> Path:

@@ -1,0 +1,21 @@
+"""What a test does to its process is undone before the next one, and unseeded draws do not depend on what ran before."""
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+_states: set[tuple] = set()
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_process__is_the_same_at_the_start_of_each_test(turn, tmp_path):
+    draws = random.random(), float(np.random.rand()), float(torch.rand(()))
+    _states.add((*draws, os.getcwd(), os.environ.get("OVDENSE_DATA"), os.environ.get("OVDENSE_LEFT_BY_A_TEST"), "PATH" in os.environ, torch.get_num_threads()))
+    os.environ["OVDENSE_DATA"] = str(tmp_path)
+    os.environ["OVDENSE_LEFT_BY_A_TEST"] = "1"
+    os.environ.pop("PATH")
+    os.chdir(tmp_path)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    assert len(_states) == 1, "an earlier turn is noticed"
