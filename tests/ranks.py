@@ -2,9 +2,14 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 900.0  # seconds until a process is taken for stuck: a machine may be busy, and no test is about its speed
 _SCRIPT = '''
 import importlib, sys
 from torch import distributed
@@ -22,8 +27,23 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"} | more
 
 
-def call_on_ranks(function, *arguments: str, folder: Path, world: int = 2, timeout: float = 280) -> None:
-    """Let `world` processes call `function(*arguments)`, a function of a module of tests; all must end well."""
-    command = [sys.executable, "-c", _SCRIPT, function.__module__, function.__name__, str(folder / "meet")]
-    running = [subprocess.Popen([*command, str(rank), str(world), *arguments], env=environment(), cwd=ROOT) for rank in range(world)]
-    assert [p.wait(timeout=timeout) for p in running] == [0] * world
+def wait_all(running: Sequence[subprocess.Popen], patience: float = PATIENCE) -> None:
+    """Wait until all processes have ended well; as soon as one has not, or after `patience` seconds, the others are killed and the test fails."""
+    end = time.monotonic() + patience
+    try:
+        while None in (codes := [p.poll() for p in running]):
+            assert not any(codes), f"one failed, the others would wait for it: exit codes {codes}"
+            assert time.monotonic() < end, f"still running after {patience:.0f} s: exit codes {codes}"
+            time.sleep(0.05)
+        assert codes == [0] * len(running)
+    finally:
+        for process in running:
+            with suppress(OSError):
+                process.kill()
+            process.wait()
+
+
+def call_on_ranks(function, *arguments: str, folder: Path, world: int = 2, patience: float = PATIENCE) -> None:
+    """Let `world` processes call `function(*arguments)`, a function of a module of tests; all must end well. They meet in a file of `folder`."""
+    command = [sys.executable, "-c", _SCRIPT, function.__module__, function.__name__, str(folder / f"meet-{uuid4().hex}")]
+    wait_all([subprocess.Popen([*command, str(rank), str(world), *arguments], env=environment(), cwd=ROOT) for rank in range(world)], patience)

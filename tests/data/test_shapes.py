@@ -19,6 +19,7 @@ from ovdense.data.shapes import ensure_shapes, make_shapes, mask_polygons, relat
 from ovdense.data.shapes_draw import BODIES, MIN_PART_PX, PALETTE, PARTS, TEXTURES, draw_background, draw_sprite, paste_sprite
 from ovdense.data.shapes_scene import ATTRIBUTES, IMAGE_PX, MIN_VISIBLE, NOUNS, ShapeCategory, compose_scene, plan_scenes, shape_categories, sibling_indices
 from ovdense.structures import ClassEntry, Vocabulary
+from tests.ranks import PATIENCE
 
 NUM_TRAIN, NUM_VAL = 14, 4
 
@@ -357,7 +358,7 @@ def _start(folder: Path, num_train: int) -> subprocess.Popen:
 
 def test_make_shapes__killed_process_leaves_no_folder_and_its_rest_is_removed(tmp_path, monkeypatch):
     process = _start(tmp_path / "set", 2000)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not list(tmp_path.glob(".set-*.part/images/train/*.png")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -370,7 +371,7 @@ def test_make_shapes__killed_process_leaves_no_folder_and_its_rest_is_removed(tm
 
 def test_make_shapes__two_processes_at_once_both_end_well(tmp_path):
     processes = [_start(tmp_path / "set", 6) for _ in range(2)]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    assert [p.wait(timeout=PATIENCE) for p in processes] == [0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert _digests(tmp_path / "set") == _digests(make_shapes(tmp_path / "again", 0, 6, 1))
 

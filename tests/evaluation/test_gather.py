@@ -1,70 +1,48 @@
 """Records through files, and two gloo processes that give exactly the numbers of one."""
 import json
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import distributed
 
+from ovdense.evaluation.detection import CocoMetric, LvisMetric
 from ovdense.evaluation.gather import in_order, read_records, write_records
+from ovdense.evaluation.segmentation import SemanticMetric
+from tests.evaluation.random_sets import jittered
+from tests.evaluation.test_segmentation_metric import random_samples
+from tests.ranks import call_on_ranks
 
-ROOT = Path(__file__).resolve().parents[2]
 
-WORKER = textwrap.dedent("""
-    import json, sys
-    import torch
-    from torch import distributed
-    from ovdense.evaluation.detection import CocoMetric, LvisMetric
-    from ovdense.evaluation.segmentation import SemanticMetric
-    from tests.evaluation.metric_samples import evaluate
-    from tests.evaluation.random_sets import jittered
-    from tests.evaluation.test_segmentation_metric import random_samples
-    import numpy as np
-
-    rank, world, folder, ann, shares, broken = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5]), sys.argv[6]
-    if world > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    content = json.load(open(ann))
+def measure_a_share(folder: str, ann: str, shares: str, broken: str) -> None:
+    """Measure this rank's images by each metric, and write the numbers; `shares[k]` says whose image k is, without other ranks all are this one's."""
+    os.chdir(folder)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    content = json.loads(Path(ann).read_text())
     names = [c["name"] for c in content["categories"]]
     boxes = jittered(content, seed=3, false_per_image=30, masks=True)
     labels = random_samples(np.random.default_rng(1), 5, images=len(boxes))
     runs = [(LvisMetric(ann_file=ann, iou_types=("bbox", "segm")), boxes, names), (LvisMetric(ann_file=ann, fixed_ap=True), boxes, names),
-            (CocoMetric(ann_file=ann), boxes, names), (SemanticMetric(), labels, tuple("abcde"))]
+            (CocoMetric(ann_file=ann), boxes, names), (SemanticMetric(), labels, tuple("abcde"))]  # fmt: skip
     out = {}
     for n, (metric, samples, classes) in enumerate(runs):
         metric.dataset_meta = {"classes": classes}
-        # shares[k] says whose image k is; without processes all are this one's
-        mine = [s for s, owner in zip(samples, shares) if world == 1 or owner == rank]
-        if broken == "missing" and world > 1:
-            mine = mine[:-1]
-        for s in mine:
+        mine = [s for s, owner in zip(samples, json.loads(shares)) if world == 1 or owner == rank]
+        for s in mine[:-1] if broken == "missing" and world > 1 else mine:
             metric.process(None, [s])
         try:
             numbers = metric.evaluate(len(samples))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (the test looks at it)
             numbers = {"error": f"{type(error).__name__}: {error}"}
         out[str(n)] = {k: repr(v) for k, v in numbers.items()}
         out[f"protocol{n}"] = metric.protocol.get("most_predicted_in_an_image")
-    with open(f"{folder}/out{rank}.json", "w") as file:
-        json.dump(out, file)
-    from ovdense.cli.program import end
-    end(0)
-""")
+    Path(f"out{rank}.json").write_text(json.dumps(out))
 
 
 def run(folder: Path, ann: Path, world: int, shares: list[int], broken: str = "") -> list[dict]:
     folder.mkdir()
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(r), str(world), str(folder), str(ann), json.dumps(shares), broken], cwd=folder,
-                         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
-        for r in range(world)
-    ]  # fmt: skip
-    for p in processes:
-        _, error = p.communicate(timeout=240)
-        assert p.returncode == 0, error
+    call_on_ranks(measure_a_share, str(folder), str(ann), json.dumps(shares), broken, folder=folder, world=world)
     assert not list(folder.glob(".gather_*")), "the shared folder must be gone"
     return [json.loads((folder / f"out{r}.json").read_text()) for r in range(world)]
 

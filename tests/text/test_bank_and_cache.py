@@ -13,6 +13,7 @@ from ovdense.text.bank import class_bank
 from ovdense.text.cache import EmbeddingCache
 from ovdense.text.encoders import BertTextEncoder
 from ovdense.text.prompts import fill_template
+from tests.ranks import PATIENCE
 
 
 class CountingEncoder:
@@ -168,7 +169,7 @@ def test_cache__two_processes_at_once(tmp_path):
     workers = [context.Process(target=hammer, args=(str(tmp_path), barrier, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    assert [results.get(timeout=120) for _ in workers] == [0, 0]
+    assert [results.get(timeout=PATIENCE) for _ in workers] == [0, 0]
     for worker in workers:
         worker.join()
     assert not list(tmp_path.glob(".*.tmp"))

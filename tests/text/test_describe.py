@@ -25,6 +25,7 @@ from ovdense.text.describe import (
 from ovdense.text.language_models import AskingError, LocalModel, Pace, Stopped
 from ovdense.text.tokenizers import embedded_folder
 from ovdense.text.vocabulary import load_vocabulary, with_descriptions
+from tests.ranks import PATIENCE
 
 KEY = "sk-very-secret-0123456789"
 NAMES = Vocabulary((
@@ -80,7 +81,7 @@ def _no_proxy(monkeypatch):
 
 
 def client(url: str, **more) -> ChatServer:
-    return ChatServer(ServerSpec(base_url=url, model="tiny", **{"back_off": 0.02, "timeout": 5.0, "api_key_env": "THE_KEY", **more}))
+    return ChatServer(ServerSpec(base_url=url, model="tiny", **{"back_off": 0.02, "timeout": PATIENCE, "api_key_env": "THE_KEY", **more}))
 
 
 class FakeModel:
@@ -222,7 +223,7 @@ def test_server__happy_path(tmp_path):
 
 
 def test_server__several_workers_ask_at_once(tmp_path):
-    barrier = threading.Barrier(3, timeout=5)
+    barrier = threading.Barrier(3, timeout=PATIENCE)
 
     def reply(n, body, headers):
         barrier.wait()
@@ -322,12 +323,24 @@ def test_server__a_key_in_the_clear_is_warned_of():
         ChatServer(ServerSpec(base_url="http://example.org/v1", model="tiny", api_key_env="THE_KEY"))
 
 
-def test_pace__spreads_requests_and_can_be_stopped():
-    pace, start = Pace(60 / 0.05), time.monotonic()
-    for _ in range(5):
+def test_pace__spreads_requests(monkeypatch):
+    clock, pace = [100.0], Pace(1200)
+    monkeypatch.setattr("ovdense.text.language_models.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(pace, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    sent = []
+    for busy in (0, 0, 0.02, 0.3, 0):  # seconds that are spent before each request
+        clock.append(clock.pop() + busy)
         pace.wait()
-    assert 0.19 <= time.monotonic() - start < 2
+        sent.append(clock[0])
+    assert sent == pytest.approx([100, 100.05, 100.1, 100.4, 100.45])
     pace.pause(60)
+    pace.wait()
+    assert clock[0] == pytest.approx(160.45)
+
+
+def test_pace__can_be_stopped():
+    pace = Pace(1200)
+    pace.pause(PATIENCE)
     threading.Timer(0.05, pace.stopped.set).start()
     with pytest.raises(Stopped):
         pace.wait()

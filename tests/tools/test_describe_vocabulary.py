@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ovdense.text.vocabulary import load_vocabulary
+from tests.ranks import PATIENCE
 from tests.text.test_describe import KEY, answer, chat_reply, server
 from tests.tiny_run import ROOT, load_script
 
@@ -101,18 +102,18 @@ def test_describe__killed_in_the_middle(names, tmp_path, kill):
 
     def reply(n, body, headers):
         if n > 2:
-            hang.wait(20)
+            hang.wait(PATIENCE)
         return 200, {}, chat_reply(answer())
 
     with server(reply) as (url, seen):
         command = [sys.executable, str(ROOT / "tools/describe_vocabulary.py"), *of_server(names, out, url, "--workers", "1")]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background shell's children ignore it
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(seen) < 3 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(kill)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=PATIENCE)
         hang.set()
         if kill == signal.SIGINT:
             assert process.returncode == 130 and "interrupted; the answers so far are kept" in error

@@ -16,7 +16,7 @@ from mmengine.dataset import sampler as mmengine_sampler
 from ovdense.data.shapes import make_shapes
 from ovdense.evaluation.gather import in_order
 from ovdense.methods.checkpoints import read_checkpoint
-from tests.ranks import environment
+from tests.ranks import PATIENCE, environment
 from tests.tiny_run import ROOT, write_config
 from tests.tools.test_tools import losses
 
@@ -54,7 +54,7 @@ def command(script: str, config: Path, data: Path, work: Path, *more: str, optio
 
 
 def run(*args, **kwargs) -> str:
-    done = subprocess.run(command(*args, **kwargs), env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command(*args, **kwargs), env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -88,20 +88,22 @@ def worker_of_rank(launcher: int, rank: int) -> int:
 def test_a_killed_rank__ends_the_run_with_a_message_and_the_run_resumes_exactly(data, straight, tmp_path):
     work = tmp_path / "w"
     endless = command("train.py", config(tmp_path, "killed"), data, work, options=[*OPTIONS, "train_cfg.max_iters=100000"])
-    launched = subprocess.Popen(endless, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = tmp_path / "errors.txt"  # a file: nobody reads a pipe while it fills
+    with errors.open("w") as file:
+        launched = subprocess.Popen(endless, env=environment(), stdout=subprocess.DEVNULL, stderr=file)
     try:
-        patience = time.monotonic() + 200
+        patience = time.monotonic() + PATIENCE
         while not (work / "iter_4.pth").is_file():
-            assert launched.poll() is None and time.monotonic() < patience, launched.stderr.read()[-2000:]
+            assert launched.poll() is None and time.monotonic() < patience, errors.read_text()[-2000:]
             time.sleep(0.1)
         os.kill(worker_of_rank(launched.pid, 1), signal.SIGKILL)
         killed = time.monotonic()
-        said = launched.communicate(timeout=120)[1]
-        seconds = time.monotonic() - killed
+        assert launched.wait(timeout=PATIENCE) != 0, "it ends by itself, the other rank does not wait for ever"
+        print(f"the launcher ended {time.monotonic() - killed:.1f} s after the kill")
     finally:
-        launched.kill()
-    assert launched.returncode != 0 and seconds < 60, seconds
-    print(f"the launcher ended {seconds:.1f} s after the kill")
+        launched.terminate()  # where it runs still, its ranks end with it
+        launched.wait(timeout=PATIENCE)
+    said = errors.read_text()
     assert "Signal 9" in said and "local_rank: 1" in said
     for checkpoint in work.glob("iter_*.pth"):
         if checkpoint.name != "iter_2.pth":

@@ -17,6 +17,7 @@ from ovdense.api import load_image, load_model
 from ovdense.cli import convert, predict
 from ovdense.runs import clean_errors, clean_run_errors, use_seed
 from ovdense.structures import ImageTarget
+from tests.ranks import PATIENCE
 from tests.tiny_run import ROOT, load_script, shapes, write_config
 
 EVERY_ITERATION = ["--cfg-options", "default_hooks.logger.interval=1", "default_hooks.checkpoint.interval=2"]
@@ -227,7 +228,7 @@ def test_train__two_gloo_processes(run, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("LOCAL_RANK")
     done = subprocess.run([*command, "--launcher", "pytorch", "--work-dir", str(tmp_path), "--data-root", str(run["data"]), *EVERY_ITERATION],
-                          env=environment, capture_output=True, text=True, timeout=120)  # fmt: skip
+                          env=environment, capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "val_metrics.json").read_text())["protocol"]["images"] == 4
     assert set(losses(tmp_path)) == {1, 2}

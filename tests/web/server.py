@@ -11,6 +11,7 @@ import uvicorn
 
 from ovdense.web.engine import Engine
 from ovdense.web.server import build_app
+from tests.ranks import PATIENCE
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, dict | by
 
 def _call(request: urllib.request.Request) -> tuple[int, dict | bytes]:
     try:
-        with urllib.request.urlopen(request, timeout=300) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             content, kind, status = response.read(), response.headers.get_content_type(), response.status
     except urllib.error.HTTPError as error:
         content, kind, status = error.read(), error.headers.get_content_type(), error.code

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from ovdense.web.engine import Engine, ModelChoice
+from tests.ranks import PATIENCE
 from tests.web.server import serving
 
 SIZE = (1280, 900)
@@ -51,8 +52,8 @@ def browser():
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(service=Service(driver), options=options)
-    opened.set_page_load_timeout(60)
-    opened.set_script_timeout(60)
+    opened.set_page_load_timeout(PATIENCE)
+    opened.set_script_timeout(PATIENCE)
     yield opened
     opened.quit()
 
@@ -61,13 +62,13 @@ def element(browser, name):
     return browser.find_element("id", name)
 
 
-def wait(browser, until, seconds=120):
+def wait(browser, until, seconds=PATIENCE):
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(browser, seconds, poll_frequency=0.1).until(until)
 
 
-def asked(browser, seconds=120) -> dict[str, str]:
+def asked(browser, seconds=PATIENCE) -> dict[str, str]:
     """Ask, wait for the answer, and return the rows of its times."""
     before = element(browser, "picture").get_attribute("data-answer")
     element(browser, "ask").click()

@@ -16,12 +16,12 @@ from ovdense.api import load
 from ovdense.data.transforms import ResizeShortestEdge
 from ovdense.web.engine import Engine, ModelChoice
 from ovdense.web.limits import Limits
+from tests.ranks import PATIENCE
 from tests.web.server import get, post, serving
 
 CLIENTS, JUNK, WAITING, FEW = 50, 5, 4, 3
 LIMITS = dict(upload_mib=1.0, megapixels=2.0, classes=5, characters=120, waiting=WAITING, answers=4, side=200)
 NAMES = ("sky", "a ring", "a star", "grass")
-PATIENCE = 240.0  # seconds until something is taken for stuck
 
 
 def picture(seed: int) -> bytes:

@@ -17,6 +17,7 @@ from ovdense.web.engine import Engine, ModelChoice
 from ovdense.web.examples import example_scenes
 from ovdense.web.heat import box_heat
 from ovdense.web.limits import Limits
+from tests.ranks import PATIENCE
 from tests.tiny_run import ROOT, write_config
 from tests.web.server import get, post, serving
 
@@ -208,24 +209,24 @@ def test_queue__is_limited_and_refuses_politely(site, monkeypatch):
 
     def slow(question):
         inside.set()
-        held.wait(120)
+        held.wait(PATIENCE)
         return {"answer": question["texts"][0]}
 
     monkeypatch.setattr(engine, "ask", slow)
     said = []
     first = threading.Thread(target=lambda: said.append(post(url + "ask", {"texts": ["first"]})), daemon=True)
     first.start()
-    assert inside.wait(60)
+    assert inside.wait(PATIENCE)
     late = [threading.Thread(target=lambda: said.append(post(url + "ask", {"texts": ["late"]})), daemon=True) for _ in range(4)]
     for thread in late:  # one of them may wait, the others are refused
         thread.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(said) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [status for status, _ in said] == [503] * 3 and all("in a moment" in answer["error"] for _, answer in said)
     held.set()
     for thread in (first, *late):
-        thread.join(60)
+        thread.join(PATIENCE)
     assert {status for status, _ in said[3:]} == {200} and sorted(answer["answer"] for _, answer in said[3:]) == ["first", "late"]
 
 
@@ -249,7 +250,7 @@ def test_command__serves_on_loopback_until_it_is_stopped(tmp_path):
         status, about = get(url + "/about")
         assert status == 200 and about["limits"]["upload_mib"] == 2 and about["models"][0]["about"].startswith("MaskCLIP")
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE) == 0
 
 
 def test_command__says_what_cannot_be(capsys, tmp_path):
