@@ -23,17 +23,22 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         self.mib, self._open = 0.0, self.STATM.is_file()
+        self._sample()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
+    def _sample(self) -> None:
+        if self._open:
+            self.mib = max(self.mib, int(self.STATM.read_text().split()[1]) * mmap.PAGESIZE / 2**20)
+
     def _watch(self) -> None:
-        page = mmap.PAGESIZE
         while self._open:
-            self.mib = max(self.mib, int(self.STATM.read_text().split()[1]) * page / 2**20)
+            self._sample()
             time.sleep(0.005)
 
     def __exit__(self, *_) -> None:
+        self._sample()  # a short step ends before the thread has had its turn
         self._open = False
         self._thread.join()
         if not self.STATM.is_file():

