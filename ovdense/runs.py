@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -194,7 +194,7 @@ def use_seed(cfg: Config, seed: int | None = None, kept: Collection[str] = ()) -
     `seed`: 0..2**31 - 1; None takes the config's randomness.seed, and where that is None too, a new one. `kept`: keys of
     settings that stay as they are (those of the command line), such as train_dataloader.sampler.seed.
     """
-    from ovdense.registry import DATA_SAMPLERS, DATASETS
+    from ovdense.registry import DATA_SAMPLERS
 
     if seed is None:
         seed = (cfg.get("randomness") or {}).get("seed")
@@ -206,9 +206,22 @@ def use_seed(cfg: Config, seed: int | None = None, kept: Collection[str] = ()) -
         raise ValueError(f"a seed must be an integer in 0..{MAX_SEED}, got {seed!r}")
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     loader = cfg.get("train_dataloader") or {}
-    for part, registry in (("sampler", DATA_SAMPLERS), ("dataset", DATASETS)):
-        if part in loader and f"train_dataloader.{part}.seed" not in kept and _takes(loader[part]["type"], "seed", registry):
-            loader[part]["seed"] = seed
+    if "sampler" in loader and "train_dataloader.sampler.seed" not in kept and _takes(loader["sampler"]["type"], "seed", DATA_SAMPLERS):
+        loader["sampler"]["seed"] = seed
+    _seed_data(loader.get("dataset"), "train_dataloader.dataset", seed, kept)
+
+
+def _seed_data(settings: Any, place: str, seed: int, kept: Collection[str]) -> None:
+    """Give the seed to a data set of a config and to those that it is made of."""
+    from ovdense.registry import DATASETS
+
+    if not isinstance(settings, Mapping) or "type" not in settings:
+        return
+    if f"{place}.seed" not in kept and _takes(settings["type"], "seed", DATASETS):
+        settings["seed"] = seed
+    _seed_data(settings.get("dataset"), f"{place}.dataset", seed, kept)
+    for n, part in enumerate(settings.get("datasets") or ()):
+        _seed_data(part, f"{place}.datasets.{n}", seed, kept)
 
 
 def _takes(kind: Any, argument: str, registry: Any) -> bool:

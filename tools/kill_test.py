@@ -144,13 +144,13 @@ def undisturbed(job, base: Path) -> tuple[dict, float, float]:
 
 def killed(job, folder: Path, variant: int, log: Path, moments: random.Random, setup: float, step: float) -> Child | None:
     """Return a child that was killed at a random moment, sometimes before its first step; None when it ended every time before."""
-    for _ in range(TOO_LATE):
+    for attempt in range(TOO_LATE):
         moment = moments.uniform(-0.1 * job.total, job.total - 0.02)
         after, wait = (0, setup * moments.random()) if moment < 0 else (int(moment), step * (moment % 1) * 1.2)
         child = Child(job, folder, variant, log)
         while (status := child.ended()) is None and child.counted < after:
             time.sleep(POLL_SECONDS)
-        time.sleep(0 if status is not None else wait)
+        time.sleep(0 if status is not None else wait * 0.5**attempt)  # the machine may be faster now than when it was measured
         if status is None and (status := child.ended()) is None:
             child.kill()
             return child

@@ -129,6 +129,12 @@ def test_use_seed__leaves_what_the_command_line_sets():
         used = cfg()
         use_seed(used, seed, kept)
         assert seeds(used) == expected
+    mixed = Config({"train_dataloader": {"dataset": {"type": "MixedDataset", "datasets": [
+        {"type": "ShapesGrounding"}, {"type": "MixedDataset", "datasets": [{"type": "GroundingDetection", "seed": 7}] * 2}]}}})  # fmt: skip
+    use_seed(mixed, 5, ("train_dataloader.dataset.datasets.1.datasets.1.seed",))
+    first, second = mixed.train_dataloader.dataset.datasets
+    assert first["seed"] == second["datasets"][0]["seed"] == 5 and second["datasets"][1]["seed"] == 7, "each part draws by the run's seed"
+    assert "seed" not in mixed.train_dataloader.dataset and "seed" not in second
     used = cfg()
     used.randomness.seed = None
     use_seed(used)
