@@ -171,9 +171,14 @@ def use_ranks(cfg: Config) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Train with mixed precision: float16 with loss scaling on an accelerator, bfloat16 on the CPU."""
+    """Train with mixed precision: float16 with loss scaling on an accelerator, bfloat16 on the CPU. ValueError where the config has its own way to step."""
     from mmengine.device import get_device
 
+    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+    name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+    if name not in ("OptimWrapper", "AmpOptimWrapper", "CpuAmpOptimWrapper"):
+        raise ValueError(f"--amp would take the place of the config's {name}, which does what MMEngine's wrappers do not; leave --amp out "
+                         "(sharded weights: model_wrapper_cfg.param_dtype=bfloat16)")  # fmt: skip
     if get_device() == "cpu":
         cfg.optim_wrapper.type = "CpuAmpOptimWrapper"
     else:
@@ -182,10 +187,11 @@ def use_amp(cfg: Config) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the batch size over all processes, linearly from the config's base_batch_size."""
+    """Scale the learning rate with the images of a step, over all processes and added up batches, linearly from the config's base_batch_size."""
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise ValueError("--auto-scale-lr needs auto_scale_lr = dict(enable=False, base_batch_size=...) in the config")
     cfg.auto_scale_lr.enable = True
+    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)  # MMEngine counts the images of one batch
 
 
 def use_seed(cfg: Config, seed: int | None = None, kept: Collection[str] = ()) -> None:

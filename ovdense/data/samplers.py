@@ -32,6 +32,7 @@ class _EndlessSampler(Sampler[int]):
         self.num_images = len(dataset)
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
+        self._moved = 0
         self.set_position(start)
 
     def set_position(self, num_samples: int) -> None:
@@ -40,8 +41,13 @@ class _EndlessSampler(Sampler[int]):
             raise ValueError(f"the number of samples drawn must be at least 0, got {num_samples}")
         self._position = num_samples
 
-    # The name by which MMEngine's iteration loop asks for it on resume: skip(iterations done x batch size).
-    skip = set_position
+    def skip(self, num_samples: int) -> None:
+        """Begin after `num_samples` and what `move` adds; by this name MMEngine's loop asks on resume, for iterations done x batch size."""
+        self.set_position(num_samples + self._moved)
+
+    def move(self, num_samples: int) -> None:
+        """Let `skip` begin so many samples later, or earlier where it is negative: those that steps of another size took more, or less."""
+        self._moved = num_samples
 
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: passes are counted by the sampler itself."""

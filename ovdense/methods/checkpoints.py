@@ -160,7 +160,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         steps = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        if not self.by_epoch and self.interval % steps:
+        if not self.by_epoch and self.interval > 0 and self.interval % steps:
             raise ValueError(f"checkpoints must fall on whole optimiser steps, of {steps} iterations each, got an interval of {self.interval}: gradients in "
                              f"between are in no checkpoint; set default_hooks.checkpoint.interval to a multiple of {steps}")
         self.backend_args = self.backend_args or {"backend": BACKEND}

@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ovdense.compat.ranks import gather_json
 from ovdense.evaluation.report import write_json
@@ -53,10 +53,28 @@ class VocabularyHook(Hook):
 class IterationSeedHook(Hook):
     """Seed PyTorch, Python's random and NumPy before each training iteration from (seed, iteration, rank).
 
-    So nothing that is drawn in a step, such as dropout, depends on what was drawn before: a resumed run repeats it to the bit.
+    So nothing that is drawn in a step, such as dropout, depends on what was drawn before: a resumed run repeats it to the bit. Where it is resumed with
+    another batch size or number of ranks, the order of the images goes on where it stopped.
     """
 
     priority = "VERY_HIGH"
+    DRAWN = "samples_drawn"
+
+    def before_train(self, runner: Runner) -> None:
+        """Note, for checkpoints, how many samples were drawn before this run, and how many it draws a step."""
+        loader = runner.train_dataloader
+        if loader.batch_size is None or not isinstance(runner.train_loop, IterBasedTrainLoop):
+            return
+        own = loader.batch_size * runner.world_size
+        known = runner.message_hub.get_info(self.DRAWN) if runner.iter else None
+        known = known or {"drawn": 0, "iteration": 0, "a_step": own}
+        drawn = known["drawn"] + (runner.iter - known["iteration"]) * known["a_step"]
+        runner.message_hub.update_info(self.DRAWN, {"drawn": drawn, "iteration": runner.iter, "a_step": own})
+        if hasattr(loader.sampler, "move"):
+            loader.sampler.move(drawn // runner.world_size - runner.iter * loader.batch_size)
+        if known["a_step"] != own:
+            runner.logger.warning(f"a step takes {own} images, before the checkpoint it took {known['a_step']}: their order goes on after the {drawn} that "
+                                  "were drawn, and the learning rate is the checkpoint's")  # fmt: skip
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed = (runner.seed or 0) * 1_000_003 + runner.iter * 64 + runner.rank

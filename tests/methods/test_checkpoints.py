@@ -146,8 +146,8 @@ def test_hook__keeps_old_checkpoints_until_the_new_one_is_there(tmp_path):
 def test_hook__checkpoints_fall_on_whole_optimiser_steps(tmp_path):
     hook, runner = _hook(tmp_path, None)
     runner.optim_wrapper._accumulative_counts = 4
-    hook.interval = 8
-    hook.before_train(runner)
+    for hook.interval in (8, -1):  # the latter: none but the last
+        hook.before_train(runner)
     hook.interval = 6
     with pytest.raises(ValueError, match="whole optimiser steps, of 4 iterations each, got an interval of 6"):
         hook.before_train(runner)

@@ -5,17 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from PIL import Image
 
 from ovdense.api import load_image, load_model
 from ovdense.cli import convert, predict
-from ovdense.runs import clean_errors, clean_run_errors, use_seed
+from ovdense.data.detection import LvisDetection
+from ovdense.data.samplers import ResumableInfiniteSampler
+from ovdense.methods.desco.model import Desco
+from ovdense.methods.sharding import ShardedOptimWrapper
+from ovdense.runs import clean_errors, clean_run_errors, use_amp, use_auto_scale_lr, use_seed
 from ovdense.structures import ImageTarget
 from tests.ranks import PATIENCE
 from tests.tiny_run import ROOT, load_script, shapes, write_config
@@ -79,6 +85,27 @@ def test_train__resume_takes_the_newest_readable_and_repeats_the_losses(run, tmp
     assert losses(tmp_path) == {5: before[5], 6: before[6]}
 
 
+def test_train__resume_with_another_batch_goes_on_after_the_images_that_were_drawn(run, tmp_path, capsys, monkeypatch):
+    """Steps of 2, 2, 2, 2 images, then 4, 4, then 2: of 8 scenes, none comes again in a pass, and none is left out."""
+    seen, step = [], Desco.train_step
+
+    def noted(model, data, optim_wrapper):
+        seen.append([t.file_name for t in data["targets"]])
+        return step(model, data, optim_wrapper)
+
+    monkeypatch.setattr(Desco, "train_step", noted)
+    shutil.copy(run["work"] / "iter_4.pth", tmp_path)
+    for name, batch, end in (("larger", 4, 6), ("smaller", 2, 7)):
+        arguments = [str(write_config(run["folder"], name)), "--work-dir", str(tmp_path), "--data-root", str(run["data"]), "--resume", *EVERY_ITERATION]
+        options = [f"train_cfg.max_iters={end}", "train_cfg.val_interval=100", f"train_dataloader.batch_size={batch}"]
+        assert load_script("tools/train.py").main([*arguments, *options]) == 0
+    dataset = LvisDetection(ann_file=str(run["data"] / "annotations/shapes_train.json"), image_prefix=str(run["data"] / "images"))
+    order = [dataset.image_info(n % 8)["file_name"] for n in islice(ResumableInfiniteSampler(dataset, seed=0), 18)]
+    assert seen == [order[8:12], order[12:16], order[16:18]]
+    said = capsys.readouterr()
+    assert "a step takes 4 images, before the checkpoint it took 2: their order goes on after the 8" in said.out + said.err
+
+
 def test_train__amp_scaled_rate_seed_and_a_bar(run, tmp_path, capsys):
     config = write_config(run["folder"], "amp")
     arguments = [str(config), "--work-dir", str(tmp_path), "--data-root", str(run["data"]), "--amp", "--auto-scale-lr", "--seed", "3", *EVERY_ITERATION]
@@ -115,6 +142,23 @@ def test_train__a_seed_reaches_all_and_a_resumed_run_keeps_it(run, tmp_path, cap
     assert "trained with seed 3" in fails(capsys, "tools/train.py", [config, "--work-dir", str(resumed), "--resume", "--seed", "4", *tail])
     assert main([config, "--work-dir", str(resumed), "--resume", *tail]) == 0
     assert losses(resumed) == {step: loss for step, loss in losses(by_flag).items() if step > 2}
+
+
+def test_use_amp__leaves_a_config_its_own_way_to_step():
+    for kind in (OptimWrapper, "OptimWrapper", "mmengine.optim.AmpOptimWrapper"):
+        cfg = Config({"optim_wrapper": {"type": kind}})
+        use_amp(cfg)
+        assert cfg.optim_wrapper.type.endswith("AmpOptimWrapper")
+    for kind in (ShardedOptimWrapper, "ovdense.methods.sharding.ShardedOptimWrapper"):
+        with pytest.raises(ValueError, match="take the place of the config's ShardedOptimWrapper.*param_dtype=bfloat16"):
+            use_amp(Config({"optim_wrapper": {"type": kind}}))
+
+
+def test_auto_scale_lr__counts_the_batches_that_are_added_up():
+    for counts, base in ((1, 16), (8, 2)):
+        cfg = Config({"auto_scale_lr": {"enable": False, "base_batch_size": 16}, "optim_wrapper": {"accumulative_counts": counts}})
+        use_auto_scale_lr(cfg)
+        assert cfg.auto_scale_lr == {"enable": True, "base_batch_size": base}, "2 images, 8 times, are a step of the published 16"
 
 
 def test_use_seed__leaves_what_the_command_line_sets():
