@@ -32,3 +32,9 @@ def gather_json(content: Any) -> list[Any]:
 def on_all_ranks(fact: bool) -> bool:
     """Return whether a fact holds on every rank; all of them get the same answer."""
     return all(gather_json(fact))
+
+
+def own_first(number: int) -> list[int]:
+    """Return 0..number-1, this rank's share (every world-th) before the others': ranks that keep what they make in one cache share the work."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    return sorted(range(number), key=lambda n: ((n - rank) % world, n))

@@ -24,6 +24,7 @@ from ovdense.support.store import SupportSet
 from ovdense.vision.extractors import FeatureExtractor
 
 FORMAT = 1
+BANK_FORMATS = (1, 2)  # 1: without the background rows that stuff of its own vocabulary ruled out
 MASK_RULES = 2  # raised when the same images and settings give other masks: what was made by others is made anew
 
 
@@ -96,11 +97,11 @@ def build_prototypes(
 
 
 def save_bank(path: str | Path, banks: Sequence[PrototypeBank], names: Sequence[str], provenance: Mapping[str, Any]) -> None:
-    """Write the ClassBanks of a vocabulary, one an extractor, with what they were made with (a `.safetensors`)."""
+    """Write the banks of classes, one an extractor and before any rule of stuff, with what they were made with (a `.safetensors`)."""
     tensors = {}
     for n, b in enumerate(banks):
         tensors |= {f"{n}.rows": b.bank.rows_MD.cpu().contiguous(), f"{n}.class_of_row": b.bank.class_of_row_M.cpu(), f"{n}.owner": b.owner_M.cpu()}
-    _write(Path(path), tensors, {"format": f"ovdense prototypes {FORMAT}", "names": json.dumps(list(names), ensure_ascii=False),
+    _write(Path(path), tensors, {"format": f"ovdense prototypes {BANK_FORMATS[-1]}", "names": json.dumps(list(names), ensure_ascii=False),
                                  "provenance": json.dumps(dict(provenance), sort_keys=True, ensure_ascii=False)})  # fmt: skip
 
 
@@ -115,13 +116,15 @@ def load_bank(path: str | Path) -> tuple[list[PrototypeBank], tuple[str, ...], d
         with safe_open(path, framework="pt") as file:
             about, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
         names, provenance = tuple(loads(about["names"])), loads(about["provenance"])
-        if about["format"] != f"ovdense prototypes {FORMAT}":
+        if about["format"] not in [f"ovdense prototypes {n}" for n in BANK_FORMATS]:
             raise ValueError(f"its format is {about['format']!r}")
+        if not isinstance(provenance, dict) or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
+            raise ValueError("its names must be texts, each once, and its provenance an object")
         banks = []
         for n in range(len(tensors) // 3):
             bank = ClassBank(rows_MD=tensors[f"{n}.rows"], class_of_row_M=tensors[f"{n}.class_of_row"], num_classes=len(names),
                              background_K=torch.zeros(len(names), dtype=torch.bool))  # fmt: skip
             banks.append(PrototypeBank(bank=bank, owner_M=tensors[f"{n}.owner"]))
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} must be a file of prototypes, but is not ({error}); tools/build_support_set.py writes one") from None
     return banks, names, provenance

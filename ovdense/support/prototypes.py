@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ovdense.structures import ClassBank
 from ovdense.support.kmeans import MEMORY_BYTES, RowStore, cluster
 
+ClassRows = tuple[Tensor, Tensor]  # a class's foreground and background rows, (M, C) each
 KINDS = ("class", "instance", "part")
 NUM_PARTS, STUFF_COSINE = 32, 0.85
 _EPS = 1e-6
@@ -136,16 +137,20 @@ def foreground_bank(prototypes: Sequence[ClassPrototypes], kinds: Sequence[str] 
 
 def background_bank(prototypes: Sequence[ClassPrototypes], is_stuff: Sequence[bool], kinds: Sequence[str] = KINDS,
                     stuff_cosine: float | None = STUFF_COSINE) -> list[Tensor]:  # fmt: skip
-    """Return each class's raw background rows (M, C): none for stuff; those with cosine > `stuff_cosine` to a stuff class's foreground go.
+    """Return each class's raw background rows (M, C) after the rule of `without_stuff`."""
+    return without_stuff(foreground_bank(prototypes, kinds), [p.background.rows(kinds) for p in prototypes], is_stuff, stuff_cosine)
 
-    `stuff_cosine` None keeps all.
+
+def without_stuff(foreground: Sequence[Tensor], background: Sequence[Tensor], is_stuff: Sequence[bool], stuff_cosine: float | None) -> list[Tensor]:
+    """Return each class's background rows (M, C): none for stuff; those with cosine > `stuff_cosine` to a stuff class's foreground go.
+
+    `stuff_cosine` None keeps the latter. Differs from the release, which keeps a class's only background row whatever it is like.
     """
-    if len(is_stuff) != len(prototypes):
-        raise ValueError(f"is_stuff must have one entry a class, {len(prototypes)}, got {len(is_stuff)}")
-    stuff = [unit_rows(rows) for rows, s in zip(foreground_bank(prototypes, kinds), is_stuff) if s]
+    if len(is_stuff) != len(foreground):
+        raise ValueError(f"is_stuff must have one entry a class, {len(foreground)}, got {len(is_stuff)}")
+    stuff = [unit_rows(rows) for rows, s in zip(foreground, is_stuff) if s]
     out = []
-    for p, s in zip(prototypes, is_stuff):
-        rows_MC = p.background.rows(kinds)
+    for rows_MC, s in zip(background, is_stuff, strict=True):
         if s:
             rows_MC = rows_MC[:0]
         elif stuff and stuff_cosine is not None and len(rows_MC):
@@ -173,6 +178,18 @@ def prototype_bank(foreground: Sequence[Tensor], background: Sequence[Tensor]) -
     return PrototypeBank(bank=bank, owner_M=torch.cat(owners))
 
 
+def class_rows(prototypes: PrototypeBank, k: int) -> ClassRows:
+    """Return the foreground and background rows of class k in a bank."""
+    class_M, rows_MC = prototypes.bank.class_of_row_M, prototypes.bank.rows_MD
+    return rows_MC[class_M == k], rows_MC[(class_M < 0) & (prototypes.owner_M == k)]
+
+
+def vocabulary_bank(rows: Sequence[ClassRows], is_stuff: Sequence[bool], stuff_cosine: float | None) -> PrototypeBank:
+    """Return the bank of classes with these rows, after the rule of `without_stuff`."""
+    foreground = [fore for fore, _ in rows]
+    return prototype_bank(foreground, without_stuff(foreground, [back for _, back in rows], is_stuff, stuff_cosine))
+
+
 def score_places(unit_PC: Tensor, prototypes: PrototypeBank, active_K: Tensor, background: bool = True) -> Tensor:
     """Return (P, 1 + K) cosines: the best background row of the active classes (-1 without one; 0 if not `background`), then the best row of each class.
 
@@ -193,11 +210,3 @@ def score_places(unit_PC: Tensor, prototypes: PrototypeBank, active_K: Tensor, b
     if not background:
         out_PK[:, 0] = 0
     return out_PK
-
-
-def known_classes(prototypes: Mapping[str, ClassPrototypes], names: Sequence[str]) -> list[ClassPrototypes]:
-    """Return the prototypes of these classes in order; KeyError lists those without."""
-    missing = [n for n in names if n not in prototypes]
-    if missing:
-        raise KeyError(f"every class must have prototypes, {len(missing)} of {len(names)} have none: {missing[:5]}; build their support sets first")
-    return [prototypes[n] for n in names]

@@ -4,44 +4,29 @@ A vocabulary's support images come from any source (drawn, retrieved, the user's
 feature extractors, and the places of an image are compared with them. K classes without background.
 """
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ovdense.compat.ranks import own_first
 from ovdense.compat.weights import weights_state
 from ovdense.heads.segment import resized
 from ovdense.methods.base import OpenVocabModel, asked_vocabulary, only_names
+from ovdense.methods.ovdiff.banks import PrototypeSettings, SupportBanks, stored_rows, told
 from ovdense.methods.ovdiff.category_filter import CategoryFilter
 from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, label_map, mean_scores, read_places
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry, ImageTarget, Results, ScoreMaps, Vocabulary
-from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.mask_sources import SupportMasker
-from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, load_bank, save_bank
-from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassPrototypes, PrototypeBank, background_bank, foreground_bank, prototype_bank
+from ovdense.support.prototype_files import PrototypeFiles, build_prototypes, save_bank
+from ovdense.support.prototypes import ClassPrototypes, ClassRows, prototype_bank, vocabulary_bank
 from ovdense.support.sources import SupportSource, TextHeat
 from ovdense.support.store import SupportSet
 from ovdense.vision.extractors import FeatureExtractor
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrototypeSettings:
-    """Which prototypes a class has: `kinds` among class, instance, part; `num_parts` k-means centres; stuff filtering by `stuff_cosine` (None: off)."""
-
-    kinds: tuple[str, ...] = KINDS
-    num_parts: int = NUM_PARTS
-    seed: int = 0
-    stuff_cosine: float | None = STUFF_COSINE
-    memory_bytes: int = MEMORY_BYTES
-
-    def __post_init__(self) -> None:
-        if isinstance(self.kinds, str) or not self.kinds or set(self.kinds) - set(KINDS):
-            raise ValueError(f"kinds must be a list of one or more of {', '.join(KINDS)}, got {self.kinds!r}")
-        if self.num_parts < 0:
-            raise ValueError(f"num_parts must be at least 0, got {self.num_parts}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +51,6 @@ class SeenImage:
     vector_D: Tensor | None
 
 
-@dataclass(frozen=True)
-class SupportBanks:
-    """What a vocabulary gives: a bank an extractor, over the vocabulary's classes without background, and where those stand in it."""
-
-    banks: tuple[PrototypeBank, ...]
-    class_indices: tuple[int, ...]
-    background_index: int | None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
 @MODELS.register_module()
 class OVDiff(OpenVocabModel):
     """Segments by the best prototype of every pixel.
@@ -83,7 +58,8 @@ class OVDiff(OpenVocabModel):
     `extractors`: FeatureExtractors or their configs. `support`: what gives `support_set(class)` (GeneratedSupport, FolderSupport, RetrievedSupport),
     or dict(type=class, ...) of one. `masks`: a mask source, or its dict, None for heat alone. `heat_encoder`: a dual encoder, or its config, that finds the
     class in photos without an attention map. `prefilter`: arguments of `CategoryFilter`, or None. `stuff`: names of stuff classes (no background
-    prototypes, never filtered away). `bank_file`: prototypes of `tools/build_support_set.py`, used as they are where they hold the vocabulary's classes.
+    prototypes, never filtered away). `bank_file`: prototypes of `tools/build_support_set.py`, taken for every class of the vocabulary that it holds;
+    the others are made from `support`, which is said.
     """
 
     training_free = True
@@ -120,7 +96,7 @@ class OVDiff(OpenVocabModel):
         if isinstance(self._support, Mapping):
             self._support = build_part(self._support)
         if self._support is None:
-            raise ValueError(f"{self.bank_file} does not hold these classes and there is no support= to build them from")
+            raise ValueError(f"there are no support images: the prototypes are those of {self.bank_file} alone; give support= or use_support(...)")
         return self._support
 
     def use_support(self, source: SupportSource) -> None:
@@ -165,41 +141,48 @@ class OVDiff(OpenVocabModel):
     def _text_key(self, vocabulary: Vocabulary) -> tuple[Any, ...]:
         return self.prompt, vocabulary.fingerprint(), weights_state(self.extractors)
 
-    def _banks(self, vocabulary: Vocabulary, examples: SupportSource | None = None) -> SupportBanks:
-        """Return the banks, of `examples` alone if there are any."""
+    def _entries(self, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+        """Return where the vocabulary's background classes are, one at most, and where the others."""
         background = [k for k, e in enumerate(vocabulary) if e.is_background]
         if len(background) > 1:
             raise ValueError(f"a vocabulary may have one background class, got {[vocabulary[k].name for k in background]}")
-        indices = tuple(k for k in range(len(vocabulary)) if k not in background)
-        if not indices:
+        if len(background) == len(vocabulary):
             raise ValueError("a vocabulary must have at least one class that is not background")
+        return background, [k for k in range(len(vocabulary)) if k not in background]
+
+    def _banks(self, vocabulary: Vocabulary, examples: SupportSource | None = None) -> SupportBanks:
+        """Return the banks, of `examples` alone if there are any."""
+        background, indices = self._entries(vocabulary)
         entries = [vocabulary[k] for k in indices]
-        banks, provenance = (None if examples else self._stored(entries)) or self._built(entries, examples or self.support)
-        return SupportBanks(banks, indices, background[0] if background else None, provenance)
+        rows, provenance = self._rows(entries, examples)
+        is_stuff = [e.name in self.stuff for e in entries]
+        banks = tuple(vocabulary_bank(found, is_stuff, self.prototypes.stuff_cosine) for found in rows)
+        return SupportBanks(banks, tuple(indices), background[0] if background else None, provenance)
 
-    def _stored(self, entries: Sequence[ClassEntry]) -> tuple[tuple[PrototypeBank, ...], dict] | None:
-        """Return the banks of `bank_file` if it holds exactly these classes in this order, made with these extractors."""
-        if self.bank_file is None:
-            return None
-        banks, names, provenance = load_bank(self.bank_file)
-        prints = [e.fingerprint() for e in self.extractors]
-        if names != tuple(e.name for e in entries):
+    def _rows(self, entries: Sequence[ClassEntry], examples: SupportSource | None = None) -> tuple[list[list[ClassRows]], dict[str, Any]]:
+        """Return the rows of all classes for each extractor, before the rule of stuff: those of `bank_file` where it holds them, else made."""
+        stored, about = {}, {}
+        if self.bank_file is not None and examples is None:
+            stored, about = stored_rows(self.bank_file, [e.name for e in entries], [e.fingerprint() for e in self.extractors])
+        new = [e for e in entries if e.name not in stored]
+        if new and self.bank_file is not None and examples is None:
+            missing = f"{self.bank_file} does not hold {len(new)} of the {len(entries)} classes: {', '.join(e.name for e in new[:5])}"
             if self._support is None:
-                asked = [e.name for e in entries]
-                raise ValueError(f"{self.bank_file} holds the classes {list(names)[:5]} ..., not the vocabulary's {asked[:5]} ...; build another")
-            return None
-        if provenance.get("extractors") != prints:
-            raise ValueError(f"{self.bank_file} was made with other feature extractors than this model's; build it again with this config")
-        return tuple(banks), provenance
+                raise ValueError(f"{missing}; ask for those that it holds, build it again with them, or give support= to make them from")
+            print_log(f"{missing}; they are made from the model's support images", logger="current", level=30)
+        made, provenance = self._built(new, self.support if examples is None else examples) if new else ({}, about)
+        found = stored | made
+        return [[found[e.name][n] for e in entries] for n in range(len(self.extractors))], {**provenance, "bank_file": about} if new and stored else provenance
 
-    def _built(self, entries: Sequence[ClassEntry], source: SupportSource) -> tuple[tuple[PrototypeBank, ...], dict]:
-        p, is_stuff = self.prototypes, [e.name in self.stuff for e in entries]
-        sets = [source.support_set(e) for e in entries]
-        found = [self._prototypes(e, s) for e, s in zip(entries, sets)]
-        banks = [prototype_bank(foreground_bank(made, p.kinds), background_bank(made, is_stuff, p.kinds, p.stuff_cosine)) for made in zip(*found)]
-        provenance = {"extractors": [e.fingerprint() for e in self.extractors], "sets": [s.fingerprint() for s in sets],
-                      "made_with": dict(sets[0].made_with), "kinds": list(p.kinds), "num_parts": p.num_parts, "masks": self.masker.settings()}  # fmt: skip
-        return tuple(banks), provenance
+    def _built(self, entries: Sequence[ClassEntry], source: SupportSource) -> tuple[dict[str, list[ClassRows]], dict[str, Any]]:
+        """Return each class's rows, one an extractor, and what they were made with; processes begin with different classes."""
+        p, order = self.prototypes, own_first(len(entries))
+        sets = {k: source.support_set(entries[k]) for k in (range(len(entries)) if getattr(source, "together", False) else order)}
+        found = {k: self._prototypes(entries[k], sets[k]) for k in order}
+        rows = {e.name: [(m.foreground.rows(p.kinds), m.background.rows(p.kinds)) for m in found[k]] for k, e in enumerate(entries)}
+        return rows, {"extractors": [e.fingerprint() for e in self.extractors], "sets": [sets[k].fingerprint() for k in range(len(entries))],
+                      "made_with": dict(sets[0].made_with), "kinds": list(p.kinds), "num_parts": p.num_parts, "seed": p.seed,
+                      "masks": self.masker.settings()}  # fmt: skip
 
     def build_class(self, entry: ClassEntry) -> list[ClassPrototypes]:
         """Return a class's prototypes, one an extractor; what is not there yet is made and kept."""
@@ -211,9 +194,11 @@ class OVDiff(OpenVocabModel):
                 for e in self.extractors]  # fmt: skip
 
     def save_banks(self, path: str | Path, vocabulary: Vocabulary) -> None:
-        """Write the banks of a vocabulary, built where need be, to a file for `bank_file`."""
-        text = self.encode_text(vocabulary)
-        save_bank(path, text.banks, [vocabulary[k].name for k in text.class_indices], text.provenance)
+        """Write the prototypes of a vocabulary, built where need be, to a file for `bank_file`: of all of it or of any of its classes, in any order."""
+        entries = [vocabulary[k] for k in self._entries(vocabulary)[1]]
+        rows, provenance = self._rows(entries, self._examples if self.prompt == "exemplars" else None)
+        banks = [prototype_bank([fore for fore, _ in found], [back for _, back in found]) for found in rows]
+        save_bank(path, banks, [e.name for e in entries], provenance)
 
     def encode_image(self, images: Tensor, crops: Sequence[tuple[int, int]] | None = None) -> list[SeenImage]:
         """Return what the pixels of each image say; images without padding, in 0..1. `crops` None: those of `test`."""
@@ -298,10 +283,12 @@ class OVDiff(OpenVocabModel):
         raise NotImplementedError("OVDiff is not trained; build its support set with tools/build_support_set.py and test it with tools/test.py")
 
     def protocol(self) -> dict[str, Any]:
+        """Return also which support images the prototypes are of: they are made now if they are not there."""
         p, t = self.prototypes, self.test
-        return {**super().protocol(), "extractors": ", ".join(type(e).__name__ for e in self.extractors), "prototypes": ", ".join(p.kinds),
-                "num_parts": p.num_parts, "background": t.background, "prefilter": type(self.filter.encoder).__name__ if self.filter else "none",
-                "crops": str(list(t.crops)), "pamr": t.pamr, "threshold": t.threshold, "stuff_cosine": p.stuff_cosine, "seed": p.seed}  # fmt: skip
+        made = told(self.encode_text(self.vocabulary).provenance) if self.vocabulary is not None else {}
+        return {**super().protocol(), "extractors": ", ".join(type(e).__name__ for e in self.extractors), "background": t.background,
+                "prefilter": type(self.filter.encoder).__name__ if self.filter else "none", "crops": str(list(t.crops)), "pamr": t.pamr,
+                "threshold": t.threshold, "stuff_cosine": p.stuff_cosine, "prototypes": ", ".join(p.kinds), "num_parts": p.num_parts, "seed": p.seed, **made}  # fmt: skip
 
 
 def build_part(config: Mapping[str, Any]) -> Any:

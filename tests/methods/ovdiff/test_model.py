@@ -137,8 +137,39 @@ def test_ovdiff__stored_banks_give_the_same_labels_without_a_support_set(example
     made.save_banks(tmp_path / "bank.safetensors", VOCABULARY)
     stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors")
     assert np.array_equal(predict(made, image)[0], predict(stored, image)[0])
-    with pytest.raises(ValueError, match="holds the classes"):
-        predict(stored, image, vocabulary=Vocabulary(VOCABULARY.entries[:3]))
+    with pytest.raises(ValueError, match="does not hold 1 of the 2 classes: pink"):
+        predict(stored, image, vocabulary=Vocabulary.of(["red", "pink"]))
+
+
+@pytest.mark.parametrize("names", [("blue", "red"), ("green", "blue", "red"), ("red",), ("red", "stuff"), ("stuff", "blue")])
+@pytest.mark.parametrize("stuff", [(), ("stuff",)])
+def test_ovdiff__a_bank_file_serves_any_of_its_classes_in_any_order(examples, tmp_path, names, stuff):
+    """As if prototypes were made for these classes alone, the rule of stuff too: red's surroundings are as grey as "stuff", whose pictures are grey."""
+    (examples / "stuff").mkdir()
+    Image.fromarray(scene({})[0]).save(examples / "stuff" / "0.png")
+    Image.fromarray(np.full((64, 80), 255, np.uint8)).save(examples / "stuff" / "0.mask.png")
+    wanted, whole = Vocabulary.of(names), Vocabulary.of([*COLOURS, "stuff"])
+    model_of(FolderSupport(examples), tmp_path, stuff=("stuff",)).save_banks(tmp_path / "bank.safetensors", whole)
+    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors", stuff=stuff)
+    [found], [made] = (m.encode_text(wanted).banks for m in (stored, model_of(FolderSupport(examples), tmp_path, stuff=stuff)))
+    assert torch.equal(found.owner_M, made.owner_M) and torch.equal(found.bank.class_of_row_M, made.bank.class_of_row_M)
+    torch.testing.assert_close(found.bank.rows_MD, made.bank.rows_MD)
+    assert ((found.bank.class_of_row_M < 0).sum() == 0) == (bool(stuff) and "stuff" in names)
+
+
+def test_ovdiff__what_a_bank_file_lacks_is_made_and_said(examples, tmp_path, capfd):
+    """The file is of swapped pictures, so that a class that came from the model's own support would be seen."""
+    (tmp_path / "swapped").mkdir()
+    for name, other in (("red", "blue"), ("blue", "red")):
+        (tmp_path / "swapped" / name).symlink_to(examples / other)
+    image, words = scene({"red": (0, 0, 32, 80), "blue": (32, 0, 64, 80)})[0], Vocabulary.of(["green", "blue", "red"])
+    model_of(FolderSupport(tmp_path / "swapped"), tmp_path).save_banks(tmp_path / "bank.safetensors", Vocabulary.of(["red", "blue"]))
+    model = model_of(FolderSupport(examples), tmp_path, bank_file=tmp_path / "bank.safetensors", prototypes=dict(num_parts=3))
+    label = predict(model, image, vocabulary=words)[0]
+    assert words[label[8, 8]].name == "blue" and words[label[56, 8]].name == "red"
+    assert "does not hold 1 of the 3 classes: green; they are made from" in "".join(capfd.readouterr())
+    model.set_vocabulary(Vocabulary.of(["blue", "red"]))
+    assert (model.protocol()["num_parts"], model.protocol()["support"]) == (2, "folder"), "what the file's prototypes are, not what the model would make"
 
 
 def test_folder_support__a_class_without_pictures_raises(examples, tmp_path):
@@ -249,6 +280,31 @@ def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
 def test_protocol__tells_what_moves_the_numbers(examples, tmp_path):
     said = model_of(FolderSupport(examples), tmp_path, prototypes=dict(seed=3, stuff_cosine=0.7), test=dict(threshold=0.1)).protocol()
     assert (said["threshold"], said["stuff_cosine"], said["seed"]) == (0.1, 0.7, 3)
+
+
+def test_protocol__tells_of_which_pictures_the_prototypes_are(examples, tmp_path):
+    told = []
+    for words in (VOCABULARY, VOCABULARY, Vocabulary(VOCABULARY.entries[:3])):
+        model = model_of(FolderSupport(examples), tmp_path)
+        model.set_vocabulary(words)
+        told.append(model.protocol())
+        Image.fromarray(scene({"red": (8, 8, 40, 40)})[0]).save(examples / "red" / "9.png")
+        Image.fromarray(scene({"red": (8, 8, 40, 40)})[1].astype(np.uint8)).save(examples / "red" / "9.mask.png")
+    assert (told[0]["support"], told[0]["support_masks"]) == ("folder", "heat") and len({t["support_sha256"] for t in told}) == 3
+
+
+@pytest.mark.parametrize("rank, first", [(0, ["red", "blue", "green"]), (1, ["green", "red", "blue"])])
+def test_ovdiff__ranks_begin_with_different_classes(examples, tmp_path, monkeypatch, rank, first):
+    monkeypatch.setattr("mmengine.dist.get_rank", lambda: rank)
+    monkeypatch.setattr("mmengine.dist.get_world_size", lambda: 2)
+    model, asked = model_of(FolderSupport(examples), tmp_path), []
+    support_set = model.support.support_set
+    monkeypatch.setattr(model.support, "support_set", lambda entry: asked.append(entry.name) or support_set(entry))
+    assert len(model.encode_text(VOCABULARY).provenance["sets"]) == 3 and asked == first
+    asked.clear()
+    model._text, model.support.together = None, True  # retrieval talks to the other ranks about a class
+    model.encode_text(VOCABULARY)
+    assert asked == list(COLOURS)
 
 
 def test_dataset_exemplars__another_file_of_the_same_name_has_its_own(tmp_path):
