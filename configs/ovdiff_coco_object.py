@@ -13,6 +13,7 @@ with read_base():
 from ovdense.data.segmentation import CocoSegmentation
 
 model.support.renamed = {"keyboard": "computer keyboard"}
+model.prefilter.renamed = model.support.renamed
 model.stuff = ()
 test_dataloader.dataset = dict(
     type=CocoSegmentation,

@@ -13,6 +13,7 @@ with read_base():
 from ovdense.data.segmentation import FolderSegmentation
 
 model.support.renamed = {"aeroplane": "airplane", "pottedplant": "potted plant", "tvmonitor": "monitor", "keyboard": "computer keyboard"}
+model.prefilter.renamed = model.support.renamed
 model.stuff = ("bedclothes", "ceiling", "cloth", "curtain", "fence", "floor", "grass", "ground",
            "mountain", "platform", "road", "rock", "sidewalk", "sky", "snow", "track", "wall", "water", "wood")
 test_dataloader.dataset = dict(

@@ -12,7 +12,8 @@ with read_base():
 
 from ovdense.data.segmentation import VocSegmentation
 
-model.support.renamed = {"aeroplane": "airplane", "diningtable": "table", "tvmonitor": "monitor"}
+model.support.renamed = {"aeroplane": "airplane", "diningtable": "table", "pottedplant": "potted plant", "tvmonitor": "monitor"}
+model.prefilter.renamed = model.support.renamed
 model.stuff = ()
 test_dataloader.dataset = dict(
     type=VocSegmentation,

@@ -12,6 +12,7 @@ from ovdense.support.generation import GeneratedSupport
 from ovdense.support.sources import FolderSupport, ListedSupport
 from ovdense.vision.diffusion import ready
 from ovdense.vision.extractors import DiffusionQueries, FeatureExtractor
+from tests.ranks import ROOT
 from tests.tiny_pipeline import tiny_sd
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 230)}
@@ -347,3 +348,27 @@ def test_prefilter__prompts_are_embedded_anew_by_other_weights():
     assert made.embed(["a cat"]).tolist() == [[1, 0, 0]]
     made.encoder.text.load_state_dict({"row_D": torch.tensor([0.0, 1, 0])})
     assert made.embed(["a cat"]).tolist() == [[0, 1, 0]]
+
+
+def test_published_configs__draw_and_ask_by_the_words_of_the_release():
+    """Of the release's list of VOC's classes: what is drawn, and what the pre-filter asks for; the rest are single words as they stand."""
+    from mmengine.config import Config
+
+    from ovdense.methods.dual_encoder import DualEncoder
+    from ovdense.methods.ovdiff.category_filter import CategoryFilter
+    from ovdense.text.vocabulary import load_vocabulary
+    from tests.methods.reco.test_model import Colours
+
+    class Asked(torch.nn.Module):
+        def embed(self, sentences, templates):
+            self.sentences = list(sentences)
+            return torch.eye(3)[[n % 3 for n in range(len(sentences))]]
+
+    said = {"aeroplane": "airplane", "diningtable": "table", "pottedplant": "potted plant", "tvmonitor": "monitor"}
+    for config, vocabulary in (("ovdiff_voc", "voc"), ("ovdiff_context", "context59")):
+        model, text, entries = Config.fromfile(str(ROOT / "configs" / f"{config}.py")).model, Asked(), load_vocabulary(vocabulary).entries
+        drawn = GeneratedSupport("nothing/here", renamed=model.support.renamed)
+        prefilter = CategoryFilter(DualEncoder(text, Colours(), "plain"), renamed=model.prefilter.renamed, top_k=1)
+        prefilter(torch.tensor([1.0, 0, 0]), entries)
+        names = [said.get(e.name, "computer keyboard" if e.name == "keyboard" else e.name) for e in entries]
+        assert [drawn._name(e) for e in entries] == names and text.sentences[: len(names)] == [f"a {n}" for n in names]
