@@ -169,6 +169,27 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, which is made, for as long as the block lasts: other processes, and threads, that ask for it by this function wait.
+
+    A lock of the system, which dies with its process; where there are none (Windows, some network file systems) nobody waits.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            _lock(handle)
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile holds it too
+        os.close(handle)
+
+
 def remove_left(folder: str | Path, older_than: float = 0.0) -> int:
     """Remove what killed processes left half written in `folder`, untouched for `older_than` seconds; return how many files."""
     removed = 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from ovdense.compat.atomic import atomic_write
 from ovdense.structures import ClassEntry
 from ovdense.support.heat import HeatMaps, recording, token_positions
-from ovdense.support.store import SupportSet, SupportStore, SupportWriter
+from ovdense.support.store import SupportSet, SupportStore, SupportWriter, beside_are_there
 from ovdense.text.attributes import attribute_phrase
 from ovdense.vision.diffusion import load_pipeline, pipeline_fingerprint, ready
 
@@ -84,11 +84,20 @@ class GeneratedSupport:
         return {"kind": "generated", "name_drawn": self._name(entry), "pipeline": self.fingerprint(), "dtype": str(self.pipeline.unet.dtype), **settings}
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
-        """Return the class's images, drawn where they are not there yet."""
+        """Return the class's images, drawn where they are not there yet, or no longer; one process draws a class, others wait for it."""
         made_with = self.made_with(entry)
-        found = self.store.find(entry.name, made_with)
+        found = self._whole(entry, made_with)
         if found is not None:
             return found
+        with self.store.alone(entry.name, made_with):
+            return self._whole(entry, made_with) or self._drawn(entry, made_with)
+
+    def _whole(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet | None:
+        """Return the finished set, None where there is none or a file of it has gone."""
+        found = self.store.find(entry.name, made_with)
+        return found if found is not None and all(i.path.is_file() and beside_are_there(i) for i in found.images) else None
+
+    def _drawn(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet:
         writer = self.store.begin(entry.name, made_with)
         for start in range(0, self.settings.num_images, self.batch_size):  # always the same batches: their sizes move the last bits
             numbers = range(start, min(start + self.batch_size, self.settings.num_images))

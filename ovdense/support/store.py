@@ -7,14 +7,15 @@ where it stopped. Nothing that is read runs code.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovdense.compat.atomic import append_whole, remove_left, replace_file
+from ovdense.compat.atomic import alone_in, append_whole, remove_left, replace_file
 from ovdense.compat.images import read_upright, write_picture
 from ovdense.compat.json_text import loads
 from ovdense.compat.paths import cache_root
@@ -76,6 +77,12 @@ class SupportStore:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} must be the record of a support set, but is damaged ({error!r}); remove {path.parent}") from None
 
+    @contextmanager
+    def alone(self, name: str, made_with: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the set while the block lasts; other processes that ask for the same wait, and should look for it then."""
+        with alone_in(self.place(name, made_with)):
+            yield
+
     def begin(self, name: str, made_with: Mapping[str, Any]) -> "SupportWriter":
         """Return a writer for this set; what an unfinished attempt left there is kept (`len(writer)` images)."""
         return SupportWriter(self.place(name, made_with), name, made_with)
@@ -102,9 +109,7 @@ class SupportWriter:
         self.folder, self.name, self.made_with = folder, name, dict(made_with)
         folder.mkdir(parents=True, exist_ok=True)
         remove_left(folder)
-        self._rows: list[dict] = list(_whole_rows(folder / PARTIAL))
-        while self._rows and not _there(self._rows[-1], folder):
-            self._rows.pop()
+        self._rows: list[dict] = list(_there_in_order(folder))
         self._rewrite()
 
     def __len__(self) -> int:
@@ -146,9 +151,20 @@ def _image_of(row: Mapping[str, Any], folder: Path) -> SupportImage:
     return SupportImage(path=folder / row["file"], sha256=str(row["sha256"]), details=dict(row["details"]))
 
 
-def _there(row: Mapping[str, Any], folder: Path) -> bool:
-    path = folder / row["file"]
-    return path.is_file() and file_digest(path) == row["sha256"]
+def _there_in_order(folder: Path) -> Iterator[dict]:
+    """Yield the rows of an unfinished attempt up to the first that is not the next image, or whose files are not there as they were."""
+    for n, row in enumerate(_whole_rows(folder / PARTIAL)):
+        path = folder / row["file"]
+        if row["file"] != f"{n:05d}.png" and not Path(row["file"]).is_absolute():  # two processes wrote at once
+            return
+        if not path.is_file() or file_digest(path) != row["sha256"] or not beside_are_there(_image_of(row, folder)):
+            return
+        yield row
+
+
+def beside_are_there(image: SupportImage) -> bool:
+    """Return whether the files that came with an image (its heat map, its mask) are there."""
+    return all((image.path.parent / image.details[kind]).is_file() for kind in ("heat", "foreground") if image.details.get(kind) is not None)
 
 
 def _whole_rows(path: Path):
@@ -160,7 +176,7 @@ def _whole_rows(path: Path):
             row = loads(line)
         except ValueError:
             return
-        if not isinstance(row, dict) or not {"file", "sha256", "details"} <= set(row):
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not isinstance(row.get("details"), dict) or "sha256" not in row:
             return
         yield row
 

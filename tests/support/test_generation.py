@@ -1,4 +1,7 @@
 """Drawing support sets with tiny random pipelines of Stable Diffusion's layouts: tokens, maps, bits, resuming."""
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +90,49 @@ def test_support_set__is_the_same_bits_twice_and_after_a_kill(build, tmp_path, m
     found = drawn("a")
     monkeypatch.setattr(found, "draw", None)  # nothing is drawn again
     assert content(found.support_set(entry)) == content(first)
+
+
+def drawn_by(sd, folder, counted):
+    """Return a source whose pictures are cheap; `counted` gets the numbers that are drawn."""
+    found = GeneratedSupport(sd, settings=dict(num_images=4), store=folder, batch_size=2)
+
+    def draw(entry, numbers):
+        counted.extend(numbers)
+        time.sleep(0.05)
+        return np.stack([np.full((4, 4, 3), 10 * n, np.uint8) for n in numbers]), torch.stack([torch.full((2, 2), n / 4) for n in numbers])
+
+    found.draw = draw
+    return found
+
+
+def test_support_set__two_that_ask_at_once_draw_once(sd, tmp_path):
+    counted, entry = [], ClassEntry(name="cat")
+    sources = [drawn_by(sd, tmp_path, counted) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda s: s.support_set(entry), sources)
+    assert first == second and counted == [0, 1, 2, 3]
+
+
+def test_support_set__what_two_writers_left_is_not_taken_twice(sd, tmp_path):
+    """As where locks are not seen: both append their rows to one file, and both are killed."""
+    counted, entry = [], ClassEntry(name="cat")
+    source = drawn_by(sd, tmp_path, counted)
+    writers = [source.store.begin("cat", source.made_with(entry)) for _ in range(2)]
+    for n, (image, heat) in enumerate(zip(*source.draw(entry, range(2)))):
+        for writer in writers:
+            source._keep(writer, entry, n, image, heat)
+    found = source.support_set(entry)
+    assert [i.read()[0, 0, 0] for i in found.images] == [0, 10, 20, 30] and [i.details["heat"][:5] for i in found.images] == [f"{n:05d}" for n in range(4)]
+
+
+@pytest.mark.parametrize("gone", ["00001.png", "00002.heat.npy"])
+def test_support_set__a_file_that_has_gone_is_made_again(sd, tmp_path, gone):
+    counted, entry = [], ClassEntry(name="cat")
+    first = drawn_by(sd, tmp_path, counted).support_set(entry)
+    (first.images[0].path.parent / gone).unlink()
+    counted.clear()
+    assert drawn_by(sd, tmp_path, counted).support_set(entry) == first and (first.images[0].path.parent / gone).is_file()
+    assert counted == ([0, 1, 2, 3] if gone == "00001.png" else [2, 3])  # whole batches
 
 
 def test_support_set__depends_on_the_pipeline_and_settings(tmp_path):

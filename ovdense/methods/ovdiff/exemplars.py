@@ -33,9 +33,10 @@ class DatasetExemplars:
         self._digest = self._digest or file_digest(Path(self.dataset.ann_file))
         made_with = {"kind": "dataset", "dataset": self.dataset.dataset_name, "annotations": self._digest,
                      "images": str(self.dataset.image_folder), "num_images": self.num_images, "margin": self.margin, "min_side": self.min_side}  # fmt: skip
-        found = self.store.find(entry.name, made_with)
-        if found is not None:
-            return found
+        with self.store.alone(entry.name, made_with):
+            return self.store.find(entry.name, made_with) or self._made(entry, made_with)
+
+    def _made(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet:
         label = self.dataset.vocabulary.index(entry.name)
         writer = self.store.begin(entry.name, made_with)
         writer.clear()
