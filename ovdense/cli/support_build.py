@@ -39,12 +39,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _support(args: argparse.Namespace, said: dict[str, Any]) -> None:
     with clean_errors():
+        from mmengine.device import get_device
+
         from ovdense.registry import MODELS
 
         cfg = configure(args)
         model = MODELS.build(cfg.model)
         if not hasattr(model, "use_support"):
             raise ValueError(f"{args.config} must be of an OVDiff segmenter, got {type(model).__name__}")
+        model.to(get_device())
         if args.pictures:
             from ovdense.support.sources import FolderSupport
 
@@ -77,7 +80,8 @@ def _build(model, vocabulary, args: argparse.Namespace) -> list[dict[str, Any]]:
         began = time.perf_counter()
         found = model.support.support_set(entry)
         made = model.build_class(entry)
-        rows = sum(len(m.foreground.rows()) + len(m.background.rows()) for m in made)
+        kinds = model.prototypes.kinds
+        rows = sum(len(m.foreground.rows(kinds)) + len(m.background.rows(kinds)) for m in made)
         print(f"[{number}/{len(classes)}] {entry.name}: {len(found)} images, {len(made[0].used)} with a foreground, {rows} prototypes, "
               f"{time.perf_counter() - began:.1f} s", flush=True)  # fmt: skip
         done.append({"name": entry.name, "images": len(found), "with_foreground": len(made[0].used), "prototypes": rows})

@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +72,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     replace_file(path, save(dict(tensors), dict(metadata)))
 
 
+def support_features(extractor: FeatureExtractor, pixels: np.ndarray) -> Tensor:
+    """Return the features (C, h, w), on the CPU, of a support image (H, W, 3) uint8; it is read where the extractor is."""
+    device = next((t.device for t in chain(extractor.parameters(), extractor.buffers())), torch.device("cpu"))
+    return extractor.support(torch.tensor(pixels, device=device).permute(2, 0, 1)[None].float() / 255)[0].cpu()
+
+
 def build_prototypes(
     entry: ClassEntry, support: SupportSet, extractor: FeatureExtractor, masker: SupportMasker, files: PrototypeFiles | None = None, *,
     num_parts: int = NUM_PARTS, seed: int = 0, memory_bytes: int = MEMORY_BYTES,
@@ -81,12 +89,10 @@ def build_prototypes(
     if found is not None:
         return found
     builder = PrototypeBuilder(num_parts=num_parts, seed=seed, memory_bytes=memory_bytes)
-    device = next((p.device for p in extractor.parameters()), torch.device("cpu"))
     for image in support.images:
         pixels = image.read()
         masks = masker(image, entry, pixels)
-        image_BCHW = torch.tensor(pixels).permute(2, 0, 1)[None].to(device).float() / 255
-        builder.add(extractor.support(image_BCHW)[0].cpu(), masks.foreground_HW, masks.background_HW)
+        builder.add(support_features(extractor, pixels), masks.foreground_HW, masks.background_HW)
     try:
         prototypes = builder.finish()
     except ValueError as error:

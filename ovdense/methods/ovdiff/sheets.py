@@ -1,4 +1,5 @@
 """Contact sheets of support sets: what was drawn, where the class was looked for, and what each part prototype stands for."""
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ovdense.drawing import draw_heat, named_rows
 from ovdense.drawing.canvas import outline, tint
 from ovdense.drawing.colours import palette
 from ovdense.structures import ClassEntry
+from ovdense.support.prototype_files import support_features
 from ovdense.support.prototypes import unit_rows
 
 TILE = 160
@@ -32,9 +34,15 @@ def write_sheet(folder: Path, model: Any, entry: ClassEntry, most: int = 8) -> P
     blank = np.full((TILE, TILE, 3), 255, np.uint8)
     rows = [np.concatenate([column.get(kind, blank) for column in columns], 1) for kind in kinds]
     title = f"{entry.name}: {min(most, len(support.images))} of {len(support.images)} support images"
-    path = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', entry.name).strip('_') or 'class'}.png"
+    path = folder / f"{file_stem(entry.name)}.png"
     write_picture(path, named_rows(rows, [ROWS[kind] for kind in kinds], title=title))
     return path
+
+
+def file_stem(name: str) -> str:
+    """Return a class's name as a file's: letters and digits of any script, "_" for all else, and a mark where that alone would not tell it apart."""
+    plain = re.sub(r"\W+", "_", name).strip("_")[:80]
+    return plain if plain == name.replace(" ", "_") else f"{plain or 'class'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _column(model: Any, entry: ClassEntry, support: Any, prototypes: Any, extractor: Any) -> dict[str, np.ndarray]:
@@ -66,8 +74,7 @@ def _parts(pixels: np.ndarray, prototypes: Any, extractor: Any) -> np.ndarray:
     fore, back = prototypes.foreground.rows(("part",)), prototypes.background.rows(("part",))
     if not len(fore):
         fore, back = prototypes.foreground.rows(("class",)), prototypes.background.rows(("class",))
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
-    feat_CHW = extractor.support(image)[0].cpu()
+    feat_CHW = support_features(extractor, pixels)
     places = unit_rows(feat_CHW.permute(1, 2, 0).flatten(0, 1))
     nearest = (places @ unit_rows(torch.cat([fore, back])).T).argmax(1)
     colours = [palette()[5 * k % len(palette())] for k in range(len(fore))]  # hues far apart one after the other

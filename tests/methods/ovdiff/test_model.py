@@ -223,6 +223,15 @@ def test_sheet__has_a_column_an_image_and_rows_for_masks_and_parts(examples, tmp
     assert grey.mean() > 0.05 < (~grey).mean()  # parts of what is around it and of the class
 
 
+def test_sheet__classes_of_any_script_have_a_file_each():
+    from ovdense.methods.ovdiff.sheets import file_stem
+
+    names = ["red", "hot dog", "hot-dog", "猫", "犬", "C++", "C#", "a/b", "..", "circle_(small_red)"]
+    stems = [file_stem(n) for n in names]
+    assert stems[:2] == ["red", "hot_dog"] and stems[3:5] == ["猫", "犬"] and len(set(stems)) == len(names)
+    assert all(s.strip("._") and "/" not in s for s in stems)
+
+
 def test_exemplars__names_asked_afterwards_are_answered_by_names(examples, tmp_path):
     """The same classes by example pictures of the wrong colours, then by name: the support set of before; and a name that has no example."""
     swapped = tmp_path / "swapped"
