@@ -20,7 +20,7 @@ from ovdense.compat.images import upright
 from ovdense.compat.weights import weights_fingerprint
 from ovdense.structures import ClassEntry
 from ovdense.support.masks import SupportMasks, erode, masks_from_heat, masks_from_instances, spread_heat
-from ovdense.support.store import SupportImage
+from ovdense.support.store import SupportImage, file_digest
 from ovdense.vision.sam import load_sam
 
 
@@ -43,18 +43,20 @@ class FolderMasks:
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"a folder of masks must exist, got {self.folder}")
+        self._digests: dict[tuple[Path, int, int], str] = {}  # of files as they were: settings are asked for each class
 
     def __call__(self, image: np.ndarray, heat_HW: Tensor, support: SupportImage) -> Tensor:
         height, width = image.shape[:2]
         for base in (self.folder / support.path.parent.name, self.folder):
-            if (base / f"{support.path.stem}.png").is_file():
-                numbers = np.asarray(upright(Image.open(base / f"{support.path.stem}.png")))
+            numbered, folder = base / f"{support.path.stem}.png", base / support.path.stem
+            if numbered.is_file():
+                numbers = _pixels(numbered)
                 if numbers.ndim != 2:
-                    raise ValueError(f"{base / support.path.stem}.png must have one instance number a pixel, got an image of shape {numbers.shape}")
+                    raise ValueError(f"{numbered} must have one instance number a pixel, got an image of shape {numbers.shape}")
                 masks = [numbers == n for n in np.unique(numbers) if n]
                 break
-            if (base / support.path.stem).is_dir():
-                masks = [np.asarray(upright(Image.open(p)).convert("L")) > 0 for p in sorted((base / support.path.stem).glob("*.png"))]
+            if folder.is_dir():
+                masks = [_pixels(p, "L") > 0 for p in sorted(folder.glob("*.png"))]
                 break
         else:
             masks = []
@@ -62,9 +64,12 @@ class FolderMasks:
         return torch.from_numpy(np.stack(resized)) if resized else torch.zeros(0, height, width, dtype=torch.bool)
 
     def settings(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
+        digest, before, self._digests = hashlib.sha256(), self._digests, {}
         for path in sorted(self.folder.rglob("*.png")):
-            digest.update(f"{path.relative_to(self.folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+            stat = path.stat()
+            key = path, stat.st_size, stat.st_mtime_ns
+            self._digests[key] = before.get(key) or file_digest(path)
+            digest.update(f"{path.relative_to(self.folder)} {self._digests[key]}".encode())
         return {"masks": "folder", "content": digest.hexdigest()[:16]}
 
 
@@ -142,9 +147,15 @@ class SupportMasker:
     def __init__(self, source: MaskSource | None = None, heat_of: HeatOf | None = None, heat_settings: dict[str, Any] | None = None) -> None:
         self.source, self.heat_of, self.heat_settings = source, heat_of, heat_settings or {}
         self._kept: dict[tuple[str, ...], SupportMasks] = {}  # of the last class: several extractors ask for the same
+        self._kept_by: dict[str, Any] = {}
 
     def settings(self) -> dict[str, Any]:
-        return {**(self.source.settings() if self.source else {"masks": "heat"}), "heat": self.heat_settings}
+        """Return what masks depend on besides the images, as it is now: what was kept of other settings is forgotten."""
+        found = {**(self.source.settings() if self.source else {"masks": "heat"}), "heat": self.heat_settings}
+        if found != self._kept_by:
+            self._kept.clear()
+            self._kept_by = found
+        return found
 
     def __call__(self, support: SupportImage, entry: ClassEntry, image: np.ndarray | None = None) -> SupportMasks:
         key = entry.name, str(support.path), support.sha256, json.dumps(dict(support.details), sort_keys=True)
@@ -191,9 +202,15 @@ def _mask_of(path: Path) -> np.ndarray:
     """Return (H, W) bool, where the picture is not black; FileNotFoundError or ValueError names it."""
     if not path.is_file():
         raise FileNotFoundError(f"the mask of a support image must be an existing file, got {path}")
+    return _pixels(path, "L") > 0
+
+
+def _pixels(path: Path, mode: str | None = None) -> np.ndarray:
+    """Return the pixels of a mask, upright, in Pillow's `mode` (None: as they are stored); ValueError names a file that is none."""
     try:
         with Image.open(path) as picture:
-            return np.asarray(upright(picture).convert("L")) > 0
+            turned = upright(picture)
+            return np.asarray(turned.convert(mode) if mode else turned)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} must be the mask of a support image, cannot be read: {error}") from None
 

@@ -35,7 +35,11 @@ def retrieve_support(
     chosen = _choose(query_D, index, k, deduplicate, engine)
     if not dist.is_main_process():
         dist.barrier()
-        return store.find(name, made_with)
+        found = store.find(name, made_with)
+        if found is None:
+            raise FileNotFoundError(f"all processes must see one cache of support sets, rank {dist.get_rank()} does not see the first one's in {store.folder}; "
+                                    "set OVDENSE_CACHE to a folder that they share")  # fmt: skip
+        return found
     images = [(path, {"rank": rank, "similarity": round(score, 6)}) for rank, (path, score) in enumerate(chosen)]
     made = store.put(name, made_with, images)
     dist.barrier()

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ovdense.structures import ClassEntry
-from ovdense.support.mask_sources import SegmentAnythingMasks, SupportMasker
+from ovdense.support.mask_sources import FolderMasks, SegmentAnythingMasks, SupportMasker
 from ovdense.support.masks import masks_from_instances, rank_candidates
 from ovdense.support.sources import FolderSupport, TextHeat
 from ovdense.support.store import SupportStore
@@ -89,6 +89,32 @@ def test_masker__an_edited_mask_and_pictures_of_equal_pixels_have_their_own_mask
     assert first[left].all() and not first[right].any() and second[right].all() and not second[left].any()
     masked(tmp_path / "cat", "a", right)
     assert seen()[0][right].all()
+
+
+def test_folder_masks__are_read_by_number_or_file_follow_edits_and_are_hashed_once(tmp_path, monkeypatch):
+    writer = SupportStore(tmp_path / "sets").begin("cat", {})
+    np.save(writer.folder / "heat.npy", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8).T.copy())  # hot on the right
+    support = writer.add(IMAGE, heat="heat.npy")
+    (tmp_path / "masks" / support.path.stem).mkdir(parents=True)
+    left, right = np.zeros((2, 90, 120), np.uint8)
+    left[:, :30], right[:, 80:] = 1, 1
+    numbered = tmp_path / "masks" / f"{support.path.stem}.png"
+    Image.fromarray(left + 2 * right).save(numbered)
+    masker, entry = SupportMasker(FolderMasks(tmp_path / "masks")), ClassEntry(name="cat")
+    before = masker.settings()
+    assert np.array_equal(masker(support, entry).foreground_HW, right > 0)
+    hashed = []
+    monkeypatch.setattr("ovdense.support.mask_sources.file_digest", lambda path: hashed.append(path) or path.read_bytes().hex())
+    assert masker.settings() == before and not hashed
+    numbered.unlink()
+    for n, mask in enumerate((left, right[:, ::-1])):  # a file an instance now
+        Image.fromarray(255 * mask).save(tmp_path / "masks" / support.path.stem / f"{n}.png")
+    assert masker.settings() != before and len(hashed) == 2
+    assert np.array_equal(masker(support, entry).foreground_HW, (left + right[:, ::-1]) == 0), "what is around the two is hottest"
+    (tmp_path / "masks" / support.path.stem / "1.png").write_bytes(b"no picture")
+    masker.settings()
+    with pytest.raises(ValueError, match="1.png must be the mask of a support image"):
+        masker(support, entry)
 
 
 def test_text_heat__reads_the_photo_where_the_encoder_is():
