@@ -32,8 +32,10 @@ def test_heat_maps__equal_the_published_store(parts):
 def test_queries__equal_the_published_store(parts):
     given, want, _, layers = parts
     size_hw = want["features"].shape[2:]
-    side = round(given[f"query_{layers[0]}"].shape[1] ** 0.5)
-    joined = join_queries([torch.from_numpy(given[f"query_{layer}"]) for layer in layers], size_hw, (side, side))
+    queries = [torch.from_numpy(v) for k, v in given.items() if k.startswith("query_") and k.removeprefix("query_") in layers]  # in forward order
+    side = round(max(q.shape[1] for q in queries) ** 0.5)
+    joined = join_queries(queries, size_hw, (side, side))
+    assert len(queries) == len(layers)
     assert np.abs(joined.numpy() - want["features"]).max() < 1e-5
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovdense.layers.pamr import refine
 from ovdense.methods.ovdiff.predict import label_map, mean_scores, read_places
 from ovdense.support.prototypes import prototype_bank
 
@@ -42,7 +43,7 @@ def extractors_of(given, cells):
 def banks_of(given, extractors):
     names = list(dict.fromkeys(k.split("__")[1] for k in given if k.endswith("__bank_fg")))
     rows = {end: {e: [torch.from_numpy(given[f"{e}__{n}__bank_{end}"]) for n in names] for e in extractors} for end in ("fg", "bg")}
-    return names, [prototype_bank(rows["fg"][e], rows["bg"][e]) for e in extractors], [len(r) == 0 for r in rows["bg"]["a"]]
+    return names, [prototype_bank(rows["fg"][e], rows["bg"][e]) for e in extractors], [all(len(rows["bg"][e][k]) == 0 for e in extractors) for k in range(len(names))]
 
 
 def test_prediction__equals_the_published_code(predicted):
@@ -65,6 +66,8 @@ def test_prediction__equals_the_published_code(predicted):
             score = mean_scores(places, banks, which, size_hw)
             assert np.abs(score.numpy() - want[f"similarity{key}{n}"]).max() < 1e-4
             assert (label_map(places, banks, which, size_hw, out_hw).numpy() == want[f"label{key}{n}"]).mean() >= 0.999
+        score = refine(image_3HW[None], mean_scores(places, banks, active, size_hw)[None])[0]
+        assert np.abs(score.numpy() - want[f"similarity_pamr{n}"]).max() < 1e-4
         refined = label_map(places, banks, active, size_hw, out_hw, pamr_image_3HW=image_3HW)
         assert (refined.numpy() == want[f"label_pamr{n}"]).mean() >= 0.999
         without = label_map(places, banks, active, size_hw, out_hw, background=False)
