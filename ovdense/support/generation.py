@@ -124,6 +124,8 @@ class GeneratedSupport:
                 num_images_per_prompt=len(numbers), height=size_hw[0], width=size_hw[1], output_type="np",
                 generator=[torch.Generator("cpu").manual_seed(image_seed(s.seed, entry.name, n)) for n in numbers],
             ).images
+        if not np.isfinite(images).all():
+            raise ValueError(f"the pipeline must draw numbers, but it drew nan for {prompt!r} in {pipeline.vae.dtype}; give dtype=\"float32\"")
         return (images * 255).round().astype(np.uint8), heat.maps()[:, 0].float().cpu()
 
     def _name(self, entry: ClassEntry) -> str:

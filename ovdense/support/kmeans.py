@@ -1,7 +1,7 @@
 """K-means over more rows than memory holds: rows are kept on disk beyond a limit and clustered in blocks.
 
-At 32 images of 64x64 places and 7,680 features a class has up to 4 GB of them. Results do not depend on where the rows are kept; N rows,
-C width, K clusters.
+At 32 images of 64x64 places and 7,680 features a class has up to 4 GB of them. Results do not depend on where the rows are kept. Differs from the release
+(scikit-learn's): plain k-means++ without trials, 50 iterations at most (there 300). N rows, C width, K clusters.
 """
 import tempfile
 from collections.abc import Iterator

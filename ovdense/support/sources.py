@@ -18,13 +18,13 @@ MASK_SUFFIX = ".mask.png"
 
 
 class SupportSource(Protocol):
-    """What gives a class's support images."""
+    """What gives a class's support images. One with `together` true is asked for the same class by all ranks at once, others in any order."""
 
     def support_set(self, entry: ClassEntry) -> SupportSet: ...
 
 
 class FolderSupport:
-    """The user's own pictures: `folder`/NAME/*.jpg (or png, webp, bmp) of the class NAME (its name, or its noun), few-shot by examples.
+    """The user's own pictures: `folder`/NAME/*.jpg (or png, webp, bmp) of the class NAME (its name, or its noun; "_" for "/"), few-shot by examples.
 
     A picture a.jpg may have a mask a.mask.png beside it, not zero where the class is; without one the class is looked for in it. `most`: only so many
     pictures, the first by name.
@@ -43,7 +43,8 @@ class FolderSupport:
         return found
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
-        places = [self.folder / n for n in dict.fromkeys((entry.name, entry.noun, entry.noun.replace(" ", "_"), *entry.synonyms)) if (self.folder / n).is_dir()]
+        said = [n.replace("/", "_").replace("\\", "_") for n in (entry.name, entry.noun, entry.noun.replace(" ", "_"), *entry.synonyms)]
+        places = [self.folder / n for n in dict.fromkeys(said) if n not in (".", "..") and (self.folder / n).is_dir()]
         if not places:
             there = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise FileNotFoundError(f"{self.folder} must have a folder of pictures named {entry.name!r} (or {entry.noun!r}), it has {there[:8]}")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovdense.compat.hub import hub_access
+from ovdense.compat.weights import weights_state
 
 PUBLISHED_LAYERS, PUBLISHED_NUMBER = (0, 6, 7, 8, 9, 10, 11, 12, 15), 16
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_loaded: "weakref.WeakValueDictionary[Any, Any]" = weakref.WeakValueDictionary()  # a support source and an extractor share one
+_prints: "weakref.WeakKeyDictionary[Any, tuple[Any, str]]" = weakref.WeakKeyDictionary()  # and the state of the weights that each is of
 
 
 def load_pipeline(source: str | Path, *, revision: str | None = None, variant: str | None = None, device: str | torch.device | None = None,
@@ -26,6 +30,7 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
 
     `dtype`: such as "float16"; None means float16 on an accelerator, float32 on the CPU. `scheduler`: "dpm-solver" replaces the
     folder's by multistep DPM-Solver with the same noise (OVDiff), None keeps it. A folder with weights other than safetensors is refused.
+    While a pipeline is in use, asking for the same again gives the same object, unless the folder's files have changed.
     """
     from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler
     from diffusers.utils import logging
@@ -37,6 +42,11 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
         raise FileNotFoundError(f"a diffusion pipeline must be an existing folder or a hub name such as 'owner/stable-diffusion-2-1', got {source}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    files = tuple(sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in local.rglob("*") if p.is_file())) if local.is_dir() else ()
+    key = str(source), revision, variant, str(device), str(dtype), scheduler, files
+    found = _loaded.get(key)
+    if found is not None:
+        return found
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -54,7 +64,8 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
         raise ValueError(f"scheduler must be 'dpm-solver' or None, got {scheduler!r}")
     if scheduler == "dpm-solver":
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    return ready(pipeline, device)
+    _loaded[key] = ready(pipeline, device)
+    return pipeline
 
 
 def ready(pipeline: Any, device: str | torch.device | None = None) -> Any:
@@ -67,7 +78,14 @@ def ready(pipeline: Any, device: str | torch.device | None = None) -> Any:
 
 
 def pipeline_fingerprint(pipeline: Any) -> str:
-    """Return a hash of a pipeline's weights, tokenizers' words and settings: the key of everything made with it."""
+    """Return a hash of a pipeline's weights, tokenizers' sizes and settings: the key of everything made with it."""
+    state = tuple(weights_state(getattr(pipeline, name, None)) for name in _PARTS), str(pipeline.scheduler.config)
+    if pipeline not in _prints or _prints[pipeline][0] != state:
+        _prints[pipeline] = state, _fingerprint(pipeline)
+    return _prints[pipeline][1]
+
+
+def _fingerprint(pipeline: Any) -> str:
     digest = hashlib.sha256(type(pipeline).__name__.encode())
     for name in _PARTS:
         part = getattr(pipeline, name, None)

@@ -159,7 +159,8 @@ class VitKeys(FeatureExtractor):
     """Keys of one attention of a timm ViT; by default DINO's ViT-B/8, last block, as in the release.
 
     `weights`: a file of timm's names, "hub" (timm's own download), or None for random ones. A query crop is read as it is up to `query_px`
-    pixels, else with that short side and 800 at most; a support image with `support_px` square.
+    pixels, else with that short side and 800 at most; a support image with `support_px` square. Sides are brought to the nearest multiple of the patch
+    (the release leaves out what is over at the right and below).
     """
 
     def __init__(self, name: str = "vit_base_patch8_224.dino", *, weights: str | Path | None, block: int = -1, query_px: int = 448,

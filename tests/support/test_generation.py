@@ -148,6 +148,21 @@ def test_load_pipeline__of_a_folder_draws_what_was_saved(sd, tmp_path):
     assert type(loaded).__name__ == "StableDiffusionPipeline" and pipeline_fingerprint(loaded) == pipeline_fingerprint(ready(tiny_sd()))
     with pytest.raises(FileNotFoundError, match="existing folder"):
         load_pipeline(tmp_path / "nothing")
+    assert load_pipeline(tmp_path / "sd", device="cpu") is loaded is not load_pipeline(tmp_path / "sd", device="cpu", scheduler=None)
+    before = pipeline_fingerprint(loaded)
+    with torch.no_grad():
+        loaded.unet.conv_in.weight[0, 0, 0, 0] += 1
+    assert pipeline_fingerprint(loaded) != before
+    tiny_sd(seed=1).save_pretrained(str(tmp_path / "sd"))
+    assert load_pipeline(tmp_path / "sd", device="cpu") is not loaded, "another pipeline has taken its place"
+
+
+def test_draw__nan_is_no_picture(sd, tmp_path, monkeypatch):
+    """As float16 can give: it would be stored as a black picture."""
+    source = GeneratedSupport(sd, settings=SETTINGS, store=tmp_path)
+    monkeypatch.setattr(sd.vae.decoder.conv_out, "bias", torch.nn.Parameter(torch.full_like(sd.vae.decoder.conv_out.bias, torch.nan), requires_grad=False))
+    with pytest.raises(ValueError, match='give dtype="float32"'):
+        source.draw(ClassEntry(name="cat"), range(1))
 
 
 @pytest.mark.parametrize("build, layers, number", [(tiny_sd, None, 16), (tiny_sdxl, (0, 2), 8)])

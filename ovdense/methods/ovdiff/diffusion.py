@@ -56,7 +56,8 @@ class TextToImage(BaseModel):
     def loss(self, images: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """Return the weighted squared error of the predicted clean latents; (B, 3, H, W) uint8 images."""
         autoencoder = self.pipeline.vae
-        latent = autoencoder.encode(images.to(self.alpha_bar.device).float() / 127.5 - 1).latent_dist.mode() * autoencoder.config.scaling_factor
+        latent = autoencoder.encode(images.cpu().float() / 127.5 - 1).latent_dist.mode() * autoencoder.config.scaling_factor  # frozen parts stay on the CPU
+        latent = latent.to(self.alpha_bar.device)
         t_B, noise = self.noise(latent)
         alpha_B111 = self.alpha_bar[t_B][:, None, None, None]
         noisy = alpha_B111.sqrt() * latent + (1 - alpha_B111).sqrt() * noise

@@ -16,8 +16,10 @@ class RetrievedSupport:
     """The photos of an archive that an image-text encoder finds nearest to the class's name.
 
     `encoder`: a dual encoder, or its config; `archive`: a folder of photos, or a list of folders and files, below the data root unless absolute. Their
-    vectors are computed once and kept; `num_images` are taken, the best first.
+    vectors are computed once and kept; `num_images` are taken, the best first. Ranks search together, so that all ask for the same class at once.
     """
+
+    together = True
 
     def __init__(self, encoder: Any, *, archive: str | Path | Sequence[str | Path], num_images: int = 16, data_root: str | None = None,
                  store: SupportStore | str | Path | None = None, progress: bool = False) -> None:  # fmt: skip

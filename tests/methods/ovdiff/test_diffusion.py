@@ -73,6 +73,12 @@ def test_text_to_image__learns_and_leaves_a_pipeline(tmp_path):
     assert pipeline_fingerprint(load_pipeline(tmp_path / "pipeline", device="cpu")) == pipeline_fingerprint(load_pipeline(tmp_path / "pipeline", device="cpu"))
 
 
+def test_text_to_image__learns_on_another_device_than_its_frozen_parts():
+    model = TextToImage(pipeline=TINY).to("meta")
+    loss = model(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), ["a red ring", ""])["loss"]
+    assert loss.device.type == "meta" and loss.shape == ()
+
+
 def test_small_pipeline__weights_depend_on_the_seed_alone():
     first = build_small_pipeline(**TINY).unet.state_dict()["conv_in.weight"]
     torch.randn(3)

@@ -178,6 +178,14 @@ def test_folder_support__a_class_without_pictures_raises(examples, tmp_path):
         predict(model_of(FolderSupport(examples), tmp_path), scene({})[0], vocabulary=Vocabulary.of(["red", "pink"]))
 
 
+def test_folder_support__reads_no_folder_outside_and_has_one_for_names_with_a_slash(examples, tmp_path):
+    (examples / "red").rename(examples / "Cabinet_shelf")
+    assert len(FolderSupport(examples).support_set(ClassEntry(name="Cabinet/shelf"))) == 2
+    for outside in ("..", "../mine/blue", str(examples / "blue"), "."):
+        with pytest.raises(FileNotFoundError, match="must have a folder of pictures"):
+            FolderSupport(examples).support_set(ClassEntry(name=outside))
+
+
 def test_ovdiff__a_tiny_pipeline_from_drawing_to_labels_twice_the_same(tmp_path):
     pipeline = ready(tiny_sd())
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
