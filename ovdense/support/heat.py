@@ -82,8 +82,8 @@ def token_positions(tokenizer: Any, prompt: str, start: int, stop: int) -> list[
     else:
         whole, before = tokenizer(prompt).input_ids, tokenizer(prompt[:start].rstrip(), add_special_tokens=False).input_ids
         upto = tokenizer(prompt[:stop], add_special_tokens=False).input_ids
-        first = next(n for n in range(len(whole)) if whole[n : n + len(upto)] == upto)  # after the start token
-        found, length = list(range(first + len(before), first + len(upto))), len(whole)
+        first = next((n for n in range(len(whole)) if whole[n : n + len(upto)] == upto), None)  # after the start token
+        found, length = [] if first is None else list(range(first + len(before), first + len(upto))), len(whole)
     if length > limit:
         raise ValueError(f"a prompt must have at most {limit} tokens for this pipeline, got {length}: {prompt!r}; shorten the class's name")
     if not found:

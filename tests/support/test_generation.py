@@ -25,9 +25,23 @@ def words_at(tokenizer, prompt, positions):
     return tokenizer.decode([tokenizer(prompt).input_ids[p] for p in positions]).strip()
 
 
-@pytest.mark.parametrize("name", ["cat", "traffic light", "good picture", "a", "of", "picture of a cat", "potted plant", "walkie-talkie"])
-def test_token_positions__are_the_name_even_where_it_repeats_the_prompt(name):
-    tokenizer, prompt = clip_tokenizer(), "A good picture of a {}"
+class WithoutOffsets:
+    """A tokenizer that does not know which characters its tokens are of, as slow ones."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.model_max_length, self.decode = tokenizer, tokenizer.model_max_length, tokenizer.decode
+
+    def __call__(self, text, **kwargs):
+        assert "return_offsets_mapping" not in kwargs
+        return self.tokenizer(text, **kwargs)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, WithoutOffsets])
+@pytest.mark.parametrize("name", ["cat", "traffic light", "good picture", "a", "of", "picture of a cat", "potted plant", "walkie-talkie", "crème brûlée"])
+def test_token_positions__are_the_name_even_where_it_repeats_the_prompt(name, wrap):
+    tokenizer, prompt = wrap(clip_tokenizer()), "A good picture of a {}"
     start = prompt.index("{}")
     filled = prompt.format(name)
     positions = token_positions(tokenizer, filled, start, start + len(name))

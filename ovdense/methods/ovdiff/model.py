@@ -18,7 +18,7 @@ from ovdense.heads.segment import resized
 from ovdense.methods.base import OpenVocabModel, asked_vocabulary, only_names
 from ovdense.methods.ovdiff.banks import PrototypeSettings, SupportBanks, stored_rows, told
 from ovdense.methods.ovdiff.category_filter import CategoryFilter
-from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, label_map, mean_scores, read_places
+from ovdense.methods.ovdiff.predict import CROPS, PlaceFeatures, best_above, label_map, mean_scores, read_places
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry, ImageTarget, Results, ScoreMaps, Vocabulary
 from ovdense.support.mask_sources import SupportMasker
@@ -31,7 +31,10 @@ from ovdense.vision.extractors import FeatureExtractor
 
 @dataclass(frozen=True, kw_only=True)
 class OvdiffTest:
-    """How an image is read and judged: `crops` (side, stride) besides the whole image; background prototypes or a score of 0; PAMR."""
+    """How an image is read and judged: `crops` (side, stride) besides the whole image; background prototypes or a score of 0; PAMR.
+
+    `threshold`: a class must score more to be preferred to the background.
+    """
 
     crops: tuple[tuple[int, int], ...] = CROPS
     background: Literal["prototypes", "zero"] = "prototypes"
@@ -232,8 +235,7 @@ class OVDiff(OpenVocabModel):
         text, out = self._asked(), []
         for score_KHW, target in zip(scored.logit_BKHW, targets, strict=True):
             score_KHW = resized(score_KHW[None], target.original_size_hw)[0]
-            score_KHW = score_KHW.where(score_KHW > self.test.threshold, torch.zeros_like(score_KHW))
-            label = score_KHW.argmax(0) if text.background_index is not None else score_KHW[1:].argmax(0) + 1
+            label = score_KHW[1:].argmax(0) + 1 if text.background_index is None else best_above(score_KHW, self.test.threshold)[1]
             out.append(self._result(label, text, target))
         return out
 

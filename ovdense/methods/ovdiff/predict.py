@@ -34,12 +34,15 @@ def crop_windows(size_hw: tuple[int, int], crops: Sequence[tuple[int, int]]) -> 
 
 
 def read_places(image_3HW: Tensor, extractors: Sequence[Callable[[Tensor], Tensor]], crops: Sequence[tuple[int, int]] = CROPS) -> list[PlaceFeatures]:
-    """Return the features of all crops of an image in 0..1 by all extractors ((1, 3, h, w) -> (1, C, h', w'))."""
+    """Return the features of all crops of an image in 0..1 by all extractors ((1, 3, h, w) -> (1, C, h', w')); equal crops are read once and count twice."""
     found = []
     for number, extractor in enumerate(extractors):
+        read: dict[tuple[int, ...], Tensor] = {}
         for rows, columns in crop_windows(tuple(image_3HW.shape[1:]), crops):
-            feat_CHW = extractor(image_3HW[None, :, rows, columns])[0]
-            found.append(PlaceFeatures(number, rows, columns, unit_rows(feat_CHW.permute(1, 2, 0))))
+            key = rows.start, rows.stop, columns.start, columns.stop
+            if key not in read:
+                read[key] = unit_rows(extractor(image_3HW[None, :, rows, columns])[0].permute(1, 2, 0))
+            found.append(PlaceFeatures(number, rows, columns, read[key]))
     return found
 
 
@@ -67,8 +70,8 @@ def label_map(
 ) -> Tensor:
     """Return (H, W) int64 at `out_hw`: 0 background, 1 + k class k; the first of equals.
 
-    Without `with_background`, 0 is nobody's answer. Scores are those of `mean_scores`, refined
-    by the image (0..255) if there is one, brought to `out_hw`; what is not above `threshold` counts as 0. Classes
+    Without `with_background`, 0 is nobody's answer, and the best class is taken whatever its score. Scores are those of `mean_scores`, refined
+    by the image (0..255) if there is one, brought to `out_hw`; beside a background, what is not above `threshold` counts as 0. Classes
     that are not active are left out (they would score -1), and the others come in blocks, so that memory does not grow with them.
     """
     chosen = active_K.nonzero().flatten().tolist()
@@ -88,7 +91,7 @@ def label_map(
         if pamr_image_3HW is not None:
             score = refine(pamr_image_3HW[None], score[None])[0]
         score = resized(score[None], out_hw)[0]
-        value, index = best_above(score, threshold)
+        value, index = best_above(score, threshold) if with_background else score.max(0)
         number = torch.tensor([0, *(1 + k for k in part)][first:], device=score.device)
         if best is None:
             best, label = value, number[index]

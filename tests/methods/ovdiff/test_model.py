@@ -96,6 +96,29 @@ def test_ovdiff__without_a_background_class_every_pixel_has_a_class(examples, tm
     assert label[16, 16] == 0 and label.max() <= 2
 
 
+def test_label_map__without_background_the_best_class_wins_whatever_its_score(monkeypatch):
+    """Both classes are unlike the places: negative cosines, of which the second's is larger; beside a background it is background."""
+    from ovdense.methods.ovdiff.predict import PlaceFeatures, label_map
+    from ovdense.support.prototypes import prototype_bank
+
+    place = PlaceFeatures(0, slice(0, 4), slice(0, 4), torch.tensor([1.0, 0]).expand(2, 2, 2))
+    bank = prototype_bank([torch.tensor([[-1.0, 0.1]]), torch.tensor([[-0.1, 1.0]])], [torch.tensor([[-1.0, -1.0]])] * 2)
+    for numbers in (2**20, 1):  # in one block, and a class a block
+        monkeypatch.setattr("ovdense.methods.ovdiff.predict.MOST_NUMBERS", numbers)
+        alone, beside = (label_map([place], [bank], torch.ones(2, dtype=torch.bool), (4, 4), (6, 6), with_background=b) for b in (False, True))
+        assert (alone == 2).all() and (beside == 0).all()
+
+
+def test_ovdiff__equal_crops_are_read_once_and_count_as_often_as_they_are(examples, tmp_path):
+    image = scene({"red": (8, 8, 32, 32)}, (48, 48))[0]
+    model = model_of(FolderSupport(examples), tmp_path, test=dict(crops=((48, 24), (64, 32), (32, 16))))
+    predict(model, image)
+    MeanColours.calls = 0
+    model.set_vocabulary(VOCABULARY)
+    [seen] = model.encode_image(torch.from_numpy(image.transpose(2, 0, 1).copy())[None] / 255)
+    assert MeanColours.calls == 1 + 4 and len(seen.places) == 1 + 1 + 4 + 1
+
+
 def test_ovdiff__image_is_read_once_for_all_classes_and_a_new_class_builds_itself_only(examples, tmp_path):
     model, image = model_of(FolderSupport(examples), tmp_path), scene({"red": (8, 8, 32, 32)})[0]
     two = Vocabulary(VOCABULARY.entries[:3])
