@@ -29,7 +29,8 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
     """Return the text-to-image pipeline of a local folder or hub name (Stable Diffusion 1.x, 2.x, XL layouts), quiet and without a safety checker.
 
     `dtype`: such as "float16"; None means float16 on an accelerator, float32 on the CPU. `scheduler`: "dpm-solver" replaces the
-    folder's by multistep DPM-Solver with the same noise (OVDiff), None keeps it. A folder with weights other than safetensors is refused.
+    folder's, unless it is one, by multistep DPM-Solver with the same noise that ends at the least noise of training, as in OVDiff's release (diffusers 0.14;
+    later ones end at none); None keeps it. A folder with weights other than safetensors is refused.
     While a pipeline is in use, asking for the same again gives the same object, unless the folder's files have changed.
     """
     from diffusers import AutoPipelineForText2Image, DPMSolverMultistepScheduler
@@ -62,8 +63,8 @@ def load_pipeline(source: str | Path, *, revision: str | None = None, variant: s
         logging.enable_progress_bar()
     if scheduler not in (None, "dpm-solver"):
         raise ValueError(f"scheduler must be 'dpm-solver' or None, got {scheduler!r}")
-    if scheduler == "dpm-solver":
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    if scheduler == "dpm-solver" and not isinstance(pipeline.scheduler, DPMSolverMultistepScheduler):
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, final_sigmas_type="sigma_min")
     _loaded[key] = ready(pipeline, device)
     return pipeline
 

@@ -1,4 +1,5 @@
 """Drawing support sets with tiny random pipelines of Stable Diffusion's layouts: tokens, maps, bits, resuming."""
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -169,6 +170,21 @@ def test_load_pipeline__of_a_folder_draws_what_was_saved(sd, tmp_path):
     assert pipeline_fingerprint(loaded) != before
     tiny_sd(seed=1).save_pretrained(str(tmp_path / "sd"))
     assert load_pipeline(tmp_path / "sd", device="cpu") is not loaded, "another pipeline has taken its place"
+
+
+def test_load_pipeline__takes_the_releases_solver_where_the_folder_has_another(sd, tmp_path):
+    """Stable Diffusion 1.5's folder names PNDM; the steps as diffusers 0.14 took them: evenly from 999 to 0, the last to the noise of step 0."""
+    sd.save_pretrained(str(tmp_path / "sd"))
+    stated = {"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+              "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None}  # fmt: skip
+    (tmp_path / "sd" / "scheduler" / "scheduler_config.json").write_text(json.dumps(stated))
+    index = json.loads((tmp_path / "sd" / "model_index.json").read_text())
+    (tmp_path / "sd" / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    scheduler = load_pipeline(tmp_path / "sd", device="cpu").scheduler
+    scheduler.set_timesteps(30)
+    assert scheduler.timesteps.tolist() == np.linspace(0, 999, 31).round()[:0:-1].tolist()
+    alpha_bar = float(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[0])
+    assert float(scheduler.sigmas[-1]) == pytest.approx(((1 - alpha_bar) / alpha_bar) ** 0.5, rel=1e-3) and type(scheduler).__name__.startswith("DPMSolverM")
 
 
 def test_draw__nan_is_no_picture(sd, tmp_path, monkeypatch):
