@@ -3,7 +3,7 @@
 OVDiff (arXiv 2306.09316, Sec. 3.3) as released: the class's mean over all pixels, one mean an image, and k-means centres as parts, of raw
 (not normalised) features. C width, H W feature size, M rows.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

@@ -290,7 +290,8 @@ class OVDiff(OpenVocabModel):
         made = told(self.encode_text(self.vocabulary).provenance) if self.vocabulary is not None else {}
         return {**super().protocol(), "extractors": ", ".join(type(e).__name__ for e in self.extractors), "background": t.background,
                 "prefilter": type(self.filter.encoder).__name__ if self.filter else "none", "crops": str(list(t.crops)), "pamr": t.pamr,
-                "threshold": t.threshold, "stuff_cosine": p.stuff_cosine, "prototypes": ", ".join(p.kinds), "num_parts": p.num_parts, "seed": p.seed, **made}  # fmt: skip
+                "threshold": t.threshold, "stuff_cosine": p.stuff_cosine,
+                "prototypes": ", ".join(p.kinds), "num_parts": p.num_parts, "seed": p.seed, **made}  # fmt: skip
 
 
 def build_part(config: Mapping[str, Any]) -> Any:

@@ -6,66 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ovdense.methods.ovdiff.model import OVDiff
 from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
 from ovdense.support.generation import GeneratedSupport
-from ovdense.support.sources import FolderSupport, ListedSupport
+from ovdense.support.sources import FolderSupport
 from ovdense.vision.diffusion import ready
-from ovdense.vision.extractors import DiffusionQueries, FeatureExtractor
+from ovdense.vision.extractors import DiffusionQueries
+from tests.methods.ovdiff.scenes import VOCABULARY, MeanColours, model_of, predict, scene
 from tests.ranks import ROOT
 from tests.tiny_pipeline import tiny_sd
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 230)}
-GREY = (128, 128, 128)
-VOCABULARY = Vocabulary((ClassEntry(name="background", is_background=True), *(ClassEntry(name=n) for n in COLOURS)))
-
-
-class MeanColours(FeatureExtractor):
-    """Colour less grey, of cells of 4 pixels: features that are right by construction."""
-
-    calls = 0
-
-    def features(self, image_BCHW):
-        type(self).calls += 1
-        pooled = torch.nn.functional.avg_pool2d(image_BCHW, 4) - 0.5
-        return torch.cat([pooled, torch.full_like(pooled[:, :1], 0.05)], 1)
-
-    def settings(self):
-        return {}
-
-
-def scene(boxes, size=(64, 80)):
-    """Return a grey picture (H, W, 3) with coloured boxes, and its true label map."""
-    image, label = np.full((*size, 3), GREY, np.uint8), np.zeros(size, np.int64)
-    for name, (y1, x1, y2, x2) in boxes.items():
-        image[y1:y2, x1:x2] = COLOURS[name]
-        label[y1:y2, x1:x2] = VOCABULARY.index(name)
-    return image, label
-
-
-@pytest.fixture
-def examples(tmp_path):
-    """Return a folder of the user's own pictures with masks, two a class."""
-    for k, name in enumerate(COLOURS):
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for n in range(2):
-            image, label = scene({name: (8 + 4 * n, 8, 40, 40 + 8 * k)})
-            Image.fromarray(image).save(tmp_path / "mine" / name / f"{n}.png")
-            Image.fromarray((label > 0).astype(np.uint8) * 255).save(tmp_path / "mine" / name / f"{n}.mask.png")
-    return tmp_path / "mine"
-
-
-def model_of(support, tmp_path, **kwargs):
-    settings = dict(extractors=[MeanColours()], prototypes=dict(num_parts=2), test=dict(crops=((48, 24),)), prototype_folder=tmp_path / "prototypes")
-    return OVDiff(support=support, **{**settings, **kwargs})
-
-
-def predict(model, *images, vocabulary=VOCABULARY, pad=0):
-    model.set_vocabulary(vocabulary)
-    targets = [ImageTarget(image_id=n, file_name="", size_hw=i.shape[:2], original_size_hw=i.shape[:2], boxes_xyxy=torch.zeros(0, 4),
-                           labels=torch.zeros(0, dtype=torch.int64)) for n, i in enumerate(images)]
-    data = model.data_preprocessor({"images": [torch.from_numpy(i.transpose(2, 0, 1).copy()) for i in images], "targets": targets})
-    return [r.label_map_HW.numpy() for r in model.predict(torch.nn.functional.pad(data["images"], (0, pad, 0, pad)), targets)]
 
 
 def test_ovdiff__segments_a_constructed_image(examples, tmp_path):
@@ -155,47 +103,6 @@ def test_ovdiff__a_second_question_about_a_remembered_image_reads_no_pixels(exam
     assert predictor(image, questions[0]).label_map_HW.shape == image.shape[:2] and len(read) == crops + 2  # the whole image, and the pre-filter's
 
 
-def test_ovdiff__stored_banks_give_the_same_labels_without_a_support_set(examples, tmp_path):
-    image, _ = scene({"red": (8, 8, 32, 32), "blue": (32, 40, 56, 72)})
-    made = model_of(FolderSupport(examples), tmp_path)
-    made.save_banks(tmp_path / "bank.safetensors", VOCABULARY)
-    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors")
-    assert np.array_equal(predict(made, image)[0], predict(stored, image)[0])
-    with pytest.raises(ValueError, match="does not hold 1 of the 2 classes: pink"):
-        predict(stored, image, vocabulary=Vocabulary.of(["red", "pink"]))
-
-
-@pytest.mark.parametrize("names", [("blue", "red"), ("green", "blue", "red"), ("red",), ("red", "stuff"), ("stuff", "blue")])
-@pytest.mark.parametrize("stuff", [(), ("stuff",)])
-def test_ovdiff__a_bank_file_serves_any_of_its_classes_in_any_order(examples, tmp_path, names, stuff):
-    """As if prototypes were made for these classes alone, the rule of stuff too: red's surroundings are as grey as "stuff", whose pictures are grey."""
-    (examples / "stuff").mkdir()
-    Image.fromarray(scene({})[0]).save(examples / "stuff" / "0.png")
-    Image.fromarray(np.full((64, 80), 255, np.uint8)).save(examples / "stuff" / "0.mask.png")
-    wanted, whole = Vocabulary.of(names), Vocabulary.of([*COLOURS, "stuff"])
-    model_of(FolderSupport(examples), tmp_path, stuff=("stuff",)).save_banks(tmp_path / "bank.safetensors", whole)
-    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors", stuff=stuff)
-    [found], [made] = (m.encode_text(wanted).banks for m in (stored, model_of(FolderSupport(examples), tmp_path, stuff=stuff)))
-    assert torch.equal(found.owner_M, made.owner_M) and torch.equal(found.bank.class_of_row_M, made.bank.class_of_row_M)
-    torch.testing.assert_close(found.bank.rows_MD, made.bank.rows_MD)
-    assert ((found.bank.class_of_row_M < 0).sum() == 0) == (bool(stuff) and "stuff" in names)
-
-
-def test_ovdiff__what_a_bank_file_lacks_is_made_and_said(examples, tmp_path, capfd):
-    """The file is of swapped pictures, so that a class that came from the model's own support would be seen."""
-    (tmp_path / "swapped").mkdir()
-    for name, other in (("red", "blue"), ("blue", "red")):
-        (tmp_path / "swapped" / name).symlink_to(examples / other)
-    image, words = scene({"red": (0, 0, 32, 80), "blue": (32, 0, 64, 80)})[0], Vocabulary.of(["green", "blue", "red"])
-    model_of(FolderSupport(tmp_path / "swapped"), tmp_path).save_banks(tmp_path / "bank.safetensors", Vocabulary.of(["red", "blue"]))
-    model = model_of(FolderSupport(examples), tmp_path, bank_file=tmp_path / "bank.safetensors", prototypes=dict(num_parts=3))
-    label = predict(model, image, vocabulary=words)[0]
-    assert words[label[8, 8]].name == "blue" and words[label[56, 8]].name == "red"
-    assert "does not hold 1 of the 3 classes: green; they are made from" in "".join(capfd.readouterr())
-    model.set_vocabulary(Vocabulary.of(["blue", "red"]))
-    assert (model.protocol()["num_parts"], model.protocol()["support"]) == (2, "folder"), "what the file's prototypes are, not what the model would make"
-
-
 def test_folder_support__a_class_without_pictures_raises(examples, tmp_path):
     with pytest.raises(FileNotFoundError, match="must have a folder of pictures named 'pink'"):
         predict(model_of(FolderSupport(examples), tmp_path), scene({})[0], vocabulary=Vocabulary.of(["red", "pink"]))
@@ -281,15 +188,6 @@ def test_exemplars__names_asked_afterwards_are_answered_by_names(examples, tmp_p
     assert predict(model, image)[0].max() == 3  # "green", of which there was no example
 
 
-def test_exemplars__with_stored_banks_leave_the_banks_in_use(examples, tmp_path):
-    image = scene({"red": (8, 8, 32, 32)})[0]
-    model_of(FolderSupport(examples), tmp_path).save_banks(tmp_path / "bank.safetensors", VOCABULARY)
-    stored = model_of(None, tmp_path, bank_file=tmp_path / "bank.safetensors")
-    [before] = predict(stored, image)
-    stored.use_exemplars(Vocabulary(VOCABULARY.entries[:2]), ListedSupport({"red": examples / "red"}))
-    assert np.array_equal(predict(stored, image)[0], before)
-
-
 def test_ovdiff__other_weights_make_other_prototypes(examples, tmp_path):
     class Scaled(MeanColours):
         def __init__(self):
@@ -321,31 +219,6 @@ def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
 def test_protocol__tells_what_moves_the_numbers(examples, tmp_path):
     said = model_of(FolderSupport(examples), tmp_path, prototypes=dict(seed=3, stuff_cosine=0.7), test=dict(threshold=0.1)).protocol()
     assert (said["threshold"], said["stuff_cosine"], said["seed"]) == (0.1, 0.7, 3)
-
-
-def test_protocol__tells_of_which_pictures_the_prototypes_are(examples, tmp_path):
-    told = []
-    for words in (VOCABULARY, VOCABULARY, Vocabulary(VOCABULARY.entries[:3])):
-        model = model_of(FolderSupport(examples), tmp_path)
-        model.set_vocabulary(words)
-        told.append(model.protocol())
-        Image.fromarray(scene({"red": (8, 8, 40, 40)})[0]).save(examples / "red" / "9.png")
-        Image.fromarray(scene({"red": (8, 8, 40, 40)})[1].astype(np.uint8)).save(examples / "red" / "9.mask.png")
-    assert (told[0]["support"], told[0]["support_masks"]) == ("folder", "heat") and len({t["support_sha256"] for t in told}) == 3
-
-
-@pytest.mark.parametrize("rank, first", [(0, ["red", "blue", "green"]), (1, ["green", "red", "blue"])])
-def test_ovdiff__ranks_begin_with_different_classes(examples, tmp_path, monkeypatch, rank, first):
-    monkeypatch.setattr("mmengine.dist.get_rank", lambda: rank)
-    monkeypatch.setattr("mmengine.dist.get_world_size", lambda: 2)
-    model, asked = model_of(FolderSupport(examples), tmp_path), []
-    support_set = model.support.support_set
-    monkeypatch.setattr(model.support, "support_set", lambda entry: asked.append(entry.name) or support_set(entry))
-    assert len(model.encode_text(VOCABULARY).provenance["sets"]) == 3 and asked == first
-    asked.clear()
-    model._text, model.support.together = None, True  # retrieval talks to the other ranks about a class
-    model.encode_text(VOCABULARY)
-    assert asked == list(COLOURS)
 
 
 def test_dataset_exemplars__another_file_of_the_same_name_has_its_own(tmp_path):

@@ -43,7 +43,8 @@ def extractors_of(given, cells):
 def banks_of(given, extractors):
     names = list(dict.fromkeys(k.split("__")[1] for k in given if k.endswith("__bank_fg")))
     rows = {end: {e: [torch.from_numpy(given[f"{e}__{n}__bank_{end}"]) for n in names] for e in extractors} for end in ("fg", "bg")}
-    return names, [prototype_bank(rows["fg"][e], rows["bg"][e]) for e in extractors], [all(len(rows["bg"][e][k]) == 0 for e in extractors) for k in range(len(names))]
+    stuff = [all(len(rows["bg"][e][k]) == 0 for e in extractors) for k in range(len(names))]
+    return names, [prototype_bank(rows["fg"][e], rows["bg"][e]) for e in extractors], stuff
 
 
 def test_prediction__equals_the_published_code(predicted):
