@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ovdense.structures import ClassEntry
 from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.prototype_files import load_bank
 from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassRows, PrototypeBank, class_rows
@@ -38,16 +39,25 @@ class SupportBanks:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def stored_rows(path: str | Path, names: Sequence[str], extractors: Sequence[str]) -> tuple[dict[str, list[ClassRows]], dict[str, Any]]:
-    """Return ({class: its rows, one an extractor}, provenance) of those of `names` that a file of prototypes holds.
+def stored_rows(path: str | Path, entries: Sequence[ClassEntry], extractors: Sequence[str]) -> tuple[dict[str, list[ClassRows]], dict[str, Any]]:
+    """Return ({class: its rows, one an extractor}, provenance) of those of `entries` that a file of prototypes holds, by name, noun or synonym.
 
     `extractors`: fingerprints of the model's; ValueError where the file's rows are of others.
     """
     banks, held, provenance = load_bank(path)
-    known = [n for n in names if n in held]
-    if known and (provenance.get("extractors") != list(extractors) or len(banks) != len(extractors)):
+    places = {e.name: k for e in entries if (k := _place(e, held)) is not None}
+    if places and (provenance.get("extractors") != list(extractors) or len(banks) != len(extractors)):
         raise ValueError(f"{path} was made with other feature extractors than this model's; build it again with this config")
-    return {n: [class_rows(bank, held.index(n)) for bank in banks] for n in known}, provenance
+    return {name: [class_rows(bank, k) for bank in banks] for name, k in places.items()}, provenance
+
+
+def _place(entry: ClassEntry, held: Sequence[str]) -> int | None:
+    """Return where a class is among names: its own, else one that is the same but for case and underscores, its noun or a synonym; None if nowhere."""
+    if entry.name in held:
+        return held.index(entry.name)
+    plain = [" ".join(n.replace("_", " ").split()).casefold() for n in held]
+    said = (" ".join(n.replace("_", " ").split()).casefold() for n in (entry.name, entry.noun, *entry.synonyms))
+    return next((plain.index(n) for n in said if n in plain), None)
 
 
 def told(provenance: Mapping[str, Any]) -> dict[str, Any]:

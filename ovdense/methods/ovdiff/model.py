@@ -166,7 +166,7 @@ class OVDiff(OpenVocabModel):
         """Return the rows of all classes for each extractor, before the rule of stuff: those of `bank_file` where it holds them, else made."""
         stored, about = {}, {}
         if self.bank_file is not None and examples is None:
-            stored, about = stored_rows(self.bank_file, [e.name for e in entries], [e.fingerprint() for e in self.extractors])
+            stored, about = stored_rows(self.bank_file, entries, [e.fingerprint() for e in self.extractors])
         new = [e for e in entries if e.name not in stored]
         if new and self.bank_file is not None and examples is None:
             missing = f"{self.bank_file} does not hold {len(new)} of the {len(entries)} classes: {', '.join(e.name for e in new[:5])}"

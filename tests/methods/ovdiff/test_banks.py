@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ovdense.structures import Vocabulary
+from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.support.sources import FolderSupport, ListedSupport
 from tests.methods.ovdiff.scenes import COLOURS, VOCABULARY, model_of, predict, scene
 
@@ -52,6 +52,14 @@ def test_ovdiff__what_a_bank_file_lacks_is_made_and_said(examples, tmp_path, cap
     assert "does not hold 1 of the 3 classes: green; they are made from" in "".join(capfd.readouterr())
     model.set_vocabulary(Vocabulary.of(["blue", "red"]))
     assert (model.protocol()["num_parts"], model.protocol()["support"]) == (2, "folder"), "what the file's prototypes are, not what the model would make"
+
+
+def test_ovdiff__a_bank_files_classes_are_found_as_people_write_them(examples, tmp_path):
+    (examples / "red").rename(examples / "hot_dog")
+    bank, image = tmp_path / "bank.safetensors", scene({"red": (0, 0, 64, 40), "blue": (0, 40, 64, 80)})[0]
+    model_of(FolderSupport(examples), tmp_path).save_banks(bank, Vocabulary.of(["blue", "green", "hot_dog"]))
+    asked = Vocabulary((ClassEntry(name="Blue"), ClassEntry(name="hot dog"), ClassEntry(name="leaf", synonyms=("green",))))
+    assert predict(model_of(None, tmp_path, bank_file=bank), image, vocabulary=asked)[0][32, [10, 70]].tolist() == [1, 0]
 
 
 def test_exemplars__with_stored_banks_leave_the_banks_in_use(examples, tmp_path):
