@@ -10,6 +10,7 @@ from ovdense.structures import ClassEntry
 from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.prototype_files import load_bank
 from ovdense.support.prototypes import KINDS, NUM_PARTS, STUFF_COSINE, ClassRows, PrototypeBank, class_rows
+from ovdense.text.vocabulary import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ def _place(entry: ClassEntry, held: Sequence[str]) -> int | None:
     """Return where a class is among names: its own, else one that is the same but for case and underscores, its noun or a synonym; None if nowhere."""
     if entry.name in held:
         return held.index(entry.name)
-    plain = [" ".join(n.replace("_", " ").split()).casefold() for n in held]
-    said = (" ".join(n.replace("_", " ").split()).casefold() for n in (entry.name, entry.noun, *entry.synonyms))
-    return next((plain.index(n) for n in said if n in plain), None)
+    known = [plain(n) for n in held]
+    said = (plain(n) for n in (entry.name, entry.noun, *entry.synonyms))
+    return next((known.index(n) for n in said if n in known), None)
 
 
 def told(provenance: Mapping[str, Any]) -> dict[str, Any]:
