@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,22 @@ def test_retrieve__keeps_the_set_with_where_it_came_from(tmp_path, archive):
     assert [i.path.stem for i in twice.images] == ["red", "red_again"]
     (archive / "orange.png").unlink()
     assert [i.path.stem for i in retrieve_support("red thing", RED[0], index, 3, store, said={"templates": "plain"}).images] == ["red", "grey", "blue"]
+
+
+def test_retrieve__two_that_ask_at_once_store_one_set(tmp_path, archive, monkeypatch):
+    """While one stores the set, another has looked for it in vain already: it waits, and takes what is there then."""
+    index, store, stored = index_images(folder_images(archive), MeanColour(), folder=tmp_path / "index", progress=False), SupportStore(tmp_path / "support"), []
+    put = SupportStore.put
+
+    def slow(self, *args):
+        stored.append(1)
+        time.sleep(0.2)
+        return put(self, *args)
+
+    monkeypatch.setattr(SupportStore, "put", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: retrieve_support("red thing", RED[0], index, 3, store), range(2))
+    assert first == second and stored == [1]
 
 
 def index_a_share(folder):

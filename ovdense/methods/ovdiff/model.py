@@ -80,6 +80,8 @@ class OVDiff(OpenVocabModel):
         self.filter: CategoryFilter | None = None
         self.prototypes, self.test = PrototypeSettings(**_tupled(prototypes)), OvdiffTest(**_tupled(test))
         self.stuff, self.bank_file, self.files = frozenset(stuff), bank_file, PrototypeFiles(prototype_folder)
+        if not self._extractors:
+            raise ValueError("extractors must be one or more feature extractors, got none")
         if support is None and bank_file is None:
             raise ValueError("support images must come from somewhere; give support= or a bank_file= of tools/build_support_set.py")
         self._masker: SupportMasker | None = None

@@ -211,6 +211,8 @@ def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
             verb(torch.zeros(0, 3, 8, 8), [])
     with pytest.raises(ValueError, match="asked by names"):
         model.set_vocabulary(VOCABULARY, prompt="descriptions")
+    with pytest.raises(ValueError, match="one or more feature extractors"):
+        model_of(FolderSupport(examples), tmp_path, extractors=[])
     for wrong in (("clas",), "part", ()):
         with pytest.raises(ValueError, match="kinds must be"):
             model_of(FolderSupport(examples), tmp_path, prototypes=dict(kinds=wrong))
