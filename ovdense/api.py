@@ -190,6 +190,11 @@ class OpenVocabPredictor:
         return self.model.vocabulary
 
     @property
+    def rivals(self) -> Rivals | None:
+        """Return what is asked and how many of its last classes only compete; None where a caption, or the model itself, was asked."""
+        return self._rivals[1] if self._rivals is not None and self._rivals[0] is self.vocabulary else None
+
+    @property
     def device(self) -> torch.device:
         return self.model.data_preprocessor.mean.device
 
@@ -326,7 +331,7 @@ class OpenVocabPredictor:
         data = self.model.data_preprocessor({"images": [sample["image"]], "targets": [sample["target"]]})
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             maps = self.model.score_maps(data["images"], data["targets"])[0].float().cpu().numpy()
-        names = self._rivals[1].names if self._rivals is not None and self._rivals[0] is self.vocabulary else self.vocabulary.names
+        names = self.vocabulary.names if self.rivals is None else self.rivals.names
         return {name: maps[k] for k, name in enumerate(names)}
 
     def remember_images(self, *, max_mib: float = 512.0, max_images: int = 16) -> None:
@@ -359,8 +364,8 @@ class OpenVocabPredictor:
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             found = self.model.predict(data["images"], data["targets"])
         is_background = [entry.is_background for entry in self.vocabulary]
-        if self._rivals is not None and self._rivals[0] is self.vocabulary:
-            found = [settled(r, self._rivals[1], is_background) for r in found]
+        if self.rivals is not None:
+            found = [settled(r, self.rivals, is_background) for r in found]
         names = [name for name, background in zip(self.vocabulary.names, is_background) if background] or ["background"]
         found = [r.above(score_thr) for r in found]
         if self.masks is not None:

@@ -12,14 +12,15 @@ from ovdense.compat.images import ImageLike, load_image
 from ovdense.export.writing import METADATA
 from ovdense.heads.decode import select_detections
 from ovdense.heads.segment import resized
-from ovdense.structures import Results
+from ovdense.rivals import Rivals, settled
+from ovdense.structures import Results, Vocabulary
 
 
 class ExportedModel:
     """A file of `export`, by onnxruntime or torch.export (told by its content).
 
-    `about`: what the file says of itself; `names`: its classes. Images of another shape are fitted into the file's size, upper left, the rest is
-    the mean colour; results are in pixels of the image.
+    `about`: what the file says of itself; `names`: its classes without negatives, which never come back, as from a predictor. Images of
+    another shape are fitted into the file's size, upper left, the rest is the mean colour; results are in pixels of the image.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,10 +34,15 @@ class ExportedModel:
             self.about: dict[str, Any] = json.loads(about or "")
         except json.JSONDecodeError:
             raise ValueError(f"{path} must be a file of ovdense.export.export, it does not say what it is") from None
-        self.names: tuple[str, ...] = tuple(self.about["names"])
+        self._asked: tuple[str, ...] = tuple(self.about["names"])
+        self._num_negatives: int = self.about.get("negatives", 0)
         self.size_hw: tuple[int, int] = tuple(self.about["size_hw"])
         self._text = np.asarray(self.about["text"], dtype=np.float32) if "text" in self.about else None
         self._background = list(self.about["background"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._asked[: len(self._asked) - self._num_negatives]
 
     def set_text(self, names: Sequence[str], text_KC: np.ndarray, background: Sequence[bool] | None = None) -> None:
         """Look for other classes: their embeddings (K, C), of the model's own text encoder. For files that were exported with fold=False."""
@@ -45,7 +51,10 @@ class ExportedModel:
         text_KC = np.asarray(text_KC, dtype=np.float32)
         if text_KC.shape != (len(names), self.about["text_width"]):
             raise ValueError(f"text_KC must have shape {(len(names), self.about['text_width'])}, got {text_KC.shape}")
-        self.names, self._text, self._background = tuple(names), text_KC, list(background or [False] * len(names))
+        background = [False] * len(names) if background is None else [bool(b) for b in background]
+        if len(background) != len(names):
+            raise ValueError(f"background must say of each of the {len(names)} classes whether it is one, got {len(background)}")
+        self._asked, self._num_negatives, self._text, self._background = tuple(names), 0, text_KC, background
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return the file's outputs by name for (1, 3, H, W) float32 RGB of 0..255, of the file's size."""
@@ -60,14 +69,19 @@ class ExportedModel:
         size_hw, used = rgb.shape[:2], self._used(rgb.shape[:2])
         out = {name: torch.from_numpy(np.array(value)) for name, value in self.outputs(self.fitted(rgb)).items()}
         if self.about["task"] == "label map":
-            return self._label_map(out["scores"][0], used, size_hw)
+            return self._settled(self._label_map(out["scores"][0], used, size_hw))
         found = self._desco(out, used) if self.about["task"] == "desco" else self._mdetr(out)
         boxes, scores, labels = (torch.cat(column) for column in zip(*found))
         order = scores.argsort(descending=True, stable=True)[: self.about["decode"]["max_dets"]]
         boxes = boxes[order] * boxes.new_tensor([size_hw[1] / used[1], size_hw[0] / used[0]] * 2)
         if self.about["task"] == "mdetr" and self.about["decode"]["clip"]:
             boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([size_hw[1], size_hw[0]] * 2))
-        return Results(boxes_xyxy=boxes, scores=scores[order], labels=labels[order], names=self.names, size_hw=size_hw).above(score_thr)
+        return self._settled(Results(boxes_xyxy=boxes, scores=scores[order], labels=labels[order], names=self._asked, size_hw=size_hw)).above(score_thr)
+
+    def _settled(self, results: Results) -> Results:
+        if not self._num_negatives:
+            return results
+        return settled(results, Rivals(asked=Vocabulary.of(self._asked), num_negatives=self._num_negatives), self._background)
 
     def _used(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         scale = min(have / want for have, want in zip(self.size_hw, size_hw))
@@ -87,7 +101,7 @@ class ExportedModel:
         if self._text is not None and self.about.get("background_thr") is not None:
             score_KHW[torch.tensor(self._background)] = self.about["background_thr"]
         full = resized(resized(score_KHW[None], self.size_hw)[..., : used[0], : used[1]], size_hw)[0]
-        return Results.of_label_map(full.argmax(0), self.names)
+        return Results.of_label_map(full.argmax(0), self._asked)
 
     def _desco(self, out: dict[str, torch.Tensor], used: tuple[int, int]) -> list[tuple[torch.Tensor, ...]]:
         decode, group = self.about["decode"], torch.tensor(self.about["group_of_class"])

@@ -24,13 +24,13 @@ def export(model: Any, path: str | Path, *, format: Literal["onnx", "torch"] = "
     `fold`: the vocabulary goes into the file; False: the text embeddings (K, C) are an input, for models that compare places with one vector
     a class (MaskCLIP, DenseCLIP's open form): the file serves any vocabulary, its own is kept as the default. `size_hw`: height and width of the
     input, None: the config's test size with 4:3 (landscape). The input is float32 RGB of 0..255, (1, 3, H, W); the file normalises. The file says the
-    names, prompt, sizes, mean and std, outputs and how they are read (`ExportedModel` does).
+    names, prompt, sizes, mean and std, outputs and how they are read (`ExportedModel` does); of a predictor's names, how many of the last only compete.
 
     ValueError (`CannotExport`) says what cannot be exported, and why.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    model = getattr(model, "model", model)
+    rivals, model = getattr(model, "rivals", None), getattr(model, "model", model)
     if not isinstance(model, OpenVocabModel):
         raise ValueError(f"a model of ovdense, or its predictor, can be exported, got {type(model).__name__}")
     if model.vocabulary is None:
@@ -41,7 +41,7 @@ def export(model: Any, path: str | Path, *, format: Literal["onnx", "torch"] = "
     try:
         with torch.no_grad(), fixed_sizes(model, size_hw):
             network, task = network_of(model, fold, size_hw)
-            about = _about(model, network, task, fold, size_hw)
+            about = _about(model, network, task, fold, size_hw) | {"negatives": rivals.num_negatives if rivals is not None else 0}
             (_write_onnx if format == "onnx" else _write_torch)(network.eval(), Path(path), size_hw, about)
     finally:
         model.train(training)

@@ -156,3 +156,19 @@ def test_command__texts_are_texts_even_where_a_vocabulary_has_their_name(monkeyp
     assert main(["mini", "--texts", "voc", "--out", str(tmp_path / "a.onnx")]) == 0
     assert main(["mini", "--vocab", "voc", "--out", str(tmp_path / "b.onnx")]) == 0
     assert asked[0] == ("background", "voc") and len(asked[1]) == 21
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maskclip", "desco", "mdetr"])
+def test_export__negatives_never_come_back(name, tmp_path):
+    """The file of a predictor answers as the predictor does: what a negative wins is nobody's."""
+    from ovdense.api import OpenVocabPredictor
+    from ovdense.data.transforms import ResizeShortestEdge
+
+    predictor, image = OpenVocabPredictor(MODELS[name][0](), resize=ResizeShortestEdge((SIZE[0],), SIZE[1])), picture()
+    predictor.set_vocabulary(["cat", "a red chair"], negatives=["dog"])
+    expected = predictor.predict(image)
+    exported = ExportedModel(export(predictor, tmp_path / "a.pt2", format="torch", size_hw=SIZE))
+    found = exported(image)
+    assert "dog" not in found.names and found.names == exported.names == expected.names and exported.about["negatives"] == 1
+    (same_maps if name == "maskclip" else same_boxes)(found, expected)
