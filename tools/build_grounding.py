@@ -2,8 +2,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ovdense.cli.parser import Parser
 from ovdense.runs import clean_errors
@@ -30,12 +32,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     phrasecut = kind("phrasecut", "PhraseCut: refer_SPLIT.json and image_data_split.json")
     phrasecut.add_argument("refer")
     phrasecut.add_argument("image_data")
-    gqa = kind("gqa", "GQA: SPLIT_balanced_questions.json and SPLIT_sceneGraphs.json")
-    gqa.add_argument("questions")
-    gqa.add_argument("scene_graphs")
+    gqa = kind("gqa", "GQA: SPLIT_balanced_questions.json and SPLIT_sceneGraphs.json; test splits, which have no scene graphs: --images instead, no boxes")
+    gqa.add_argument("questions", help="a file, or a folder of them (train_all_questions)")
+    gqa.add_argument("scene_graphs", nargs="?", help="left out for testdev and test")
+    gqa.add_argument("--images", metavar="FOLDER", help="the images, whose sizes are read where there are no scene graphs")
     gqa.add_argument("--answers", metavar="FILE", help="gqa_answer2id_by_type.json of MDETR's release, for question answering (default: none, for pretraining)")
     lvis = kind("lvis", "LVIS v1: a row of each class in an image, and of each class known to be absent from it")
     lvis.add_argument("annotations")
+    lvis.add_argument("--share", type=float, default=1.0, help="the share of images to take, as published: 0.01, 0.1 or 1 (default: %(default)s)")
     coco = kind("coco-captions", "COCO: captions_*.json and instances_*.json; boxes of the classes that a caption names")
     coco.add_argument("captions")
     coco.add_argument("instances")
@@ -50,6 +54,8 @@ def build(args: argparse.Namespace) -> dict:
 
     def content(name: str):
         path = Path(getattr(args, name))
+        if name == "questions" and path.is_dir():
+            return {number: question for part in sorted(path.glob("*.json")) for number, question in read_json(part).items()}
         if not path.is_file():
             raise FileNotFoundError(f"{name} must be an existing file, got {path}")
         return read_json(path)
@@ -65,14 +71,31 @@ def build(args: argparse.Namespace) -> dict:
     if args.kind == "phrasecut":
         return builders.phrase_cut(content("refer"), content("image_data"))
     if args.kind == "gqa":
-        return builders.gqa(content("questions"), content("scene_graphs"), content("answers") if args.answers else None)
+        return _gqa(args, content, builders.gqa)
     if args.kind == "lvis":
+        from ovdense.data.lvis_subset import lvis_subset
         from ovdense.structures import ClassEntry
 
-        return builders.lvis_modulation(content("annotations"), clean=lambda name: ClassEntry(name=name).noun)
+        lvis = content("annotations")
+        return builders.lvis_modulation(lvis, keep=lvis_subset(lvis, args.share), clean=lambda name: ClassEntry(name=name).noun)
     from ovdense.text.mentions import mentions_of
 
     return builders.coco_captions(content("captions"), content("instances"), mentions_of)
+
+
+def _gqa(args: argparse.Namespace, content: Callable[[str], Any], make: Callable[..., dict]) -> dict:
+    """Return GQA's content; the sizes of images are those of the scene graphs or, without these, of the files in `--images`."""
+    from ovdense.compat.images import upright_size
+
+    if (args.scene_graphs is None) == (args.images is None):
+        raise ValueError("either the scene graphs (train, val) or --images FOLDER (test splits) must be given, got " + ("both" if args.images else "neither"))
+
+    @cache
+    def size_of(image: str) -> tuple[int, int]:
+        return upright_size(Path(args.images) / f"{image}.jpg")
+
+    graphs, answers = (content(name) if getattr(args, name) else None for name in ("scene_graphs", "answers"))
+    return make(content("questions"), graphs, answers, size_of=size_of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -113,12 +113,18 @@ def read_sentences(folder: Path, photo: str) -> tuple[tuple[int, int], list[Sent
 
 
 def _sentence(line: str, boxes: dict[str, np.ndarray]) -> SentenceWithEntities:
+    """Return a line's caption, one blank between words."""
     text, phrases, last = "", [], 0
     for match in _MENTION.finditer(line):
-        text += line[last : match.start()]
+        text += _one_blank(line[last : match.start()], first=not text)
         words = " ".join(match["text"].split())
         phrases.append(EntityMention(span=(len(text), len(text) + len(words)), entity=match["id"]))
         text += words
         last = match.end()
     named = {p.entity: boxes[p.entity] for p in phrases if p.entity in boxes}
-    return SentenceWithEntities(text=text + line[last:].rstrip(), phrases=tuple(phrases), boxes=named)
+    return SentenceWithEntities(text=text + _one_blank(line[last:], first=not text).rstrip(), phrases=tuple(phrases), boxes=named)
+
+
+def _one_blank(text: str, *, first: bool) -> str:
+    joined = re.sub(r"\s+", " ", text)
+    return joined.lstrip() if first else joined

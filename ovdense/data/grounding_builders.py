@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ovdense.compat.flickr_entities import SentenceWithEntities
+from ovdense.compat.grounding import whole_words
 
 Span = tuple[int, int]
 OBJECT = [{"id": 1, "name": "object", "supercategory": "object"}]
@@ -154,7 +155,7 @@ def phrase_cut(refer: Sequence[Mapping], image_data: Sequence[Mapping]) -> dict:
 def lvis_modulation(lvis: Mapping, *, keep: Iterable[int] | None = None, clean: Callable[[str], str]) -> dict:
     """Return LVIS as captions: for each image a row of each class in it (all its boxes), and a row without boxes of each class known to be absent.
 
-    `keep`: ids of the images to take, None: all. `clean`: class name -> caption.
+    `keep`: ids of the images to take (`lvis_subset`), None: all. `clean`: class name -> caption.
     """
     names, made = {c["id"]: clean(c["name"]) for c in lvis["categories"]}, _Builder()
     kept = None if keep is None else set(keep)
@@ -177,30 +178,65 @@ def lvis_modulation(lvis: Mapping, *, keep: Iterable[int] | None = None, clean: 
 QUESTION_TYPES = ("obj", "attr", "rel", "global", "cat")
 
 
-def gqa(questions: Mapping[str, Mapping], scene_graphs: Mapping[str, Mapping], answer_ids: Mapping[str, Mapping[str, int]] | None = None) -> dict:
-    """Return GQA: a question a row, with the boxes of the things that it names (annotations of the question's words).
+def gqa(questions: Mapping[str, Mapping], scene_graphs: Mapping[str, Mapping] | None, answer_ids: Mapping[str, Mapping[str, int]] | None = None, *,
+        size_of: Callable[[str], tuple[int, int]] | None = None) -> dict:  # fmt: skip
+    """Return GQA: a question a row, with the boxes of the things that it names, selects or is answered with (`_things`).
 
-    `questions`, `scene_graphs`: SPLIT_balanced_questions.json, SPLIT_sceneGraphs.json. `answer_ids`: gqa_answer2id_by_type.json of the release,
-    for the answers' indices (an answer that it lacks is "unknown"); None leaves answers out (the pretraining set).
+    `questions`, `scene_graphs`: SPLIT_balanced_questions.json, SPLIT_sceneGraphs.json. Test splits have no scene graphs: None, then rows have no boxes and
+    `size_of` gives (height, width) of an image's id. `answer_ids`: gqa_answer2id_by_type.json of the release, for the answers' indices (an answer that it
+    lacks is its "unknown"); None leaves answers out (the pretraining set). KeyError for an image or a thing that the scene graphs lack.
     """
+    if scene_graphs is None and size_of is None:
+        raise ValueError("without scene graphs the sizes of images must be told: give size_of")
     made = _Builder()
     for number, question in questions.items():
-        graph, text = scene_graphs[question["imageId"]], question["question"]
-        image = {"file_name": f"{question['imageId']}.jpg", "height": graph["height"], "width": graph["width"]}
-        more = {} if answer_ids is None else {"answers": _answers(question, answer_ids)}
-        image_id = made.image(image, text, dataset_name="gqa", original_id=question["imageId"], questionId=number, **more)
-        for words, thing in question["annotations"]["question"].items():
+        image_id, text = question["imageId"], question["question"]
+        if scene_graphs is not None and image_id not in scene_graphs:
+            raise KeyError(f"question {number}: its image {image_id} must be in the scene graphs, it is not; are both files of one split?")
+        graph = None if scene_graphs is None else scene_graphs[image_id]
+        height, width = size_of(image_id) if graph is None else (graph["height"], graph["width"])
+        more = {} if answer_ids is None else {"answers": _answers(question, answer_ids, number)}
+        row = made.image({"file_name": f"{image_id}.jpg", "height": height, "width": width}, text, dataset_name="gqa", original_id=image_id,
+                         questionId=number, **more)  # fmt: skip
+        for span, thing in _things(question, number) if graph is not None else ():
+            if thing not in graph["objects"]:
+                raise KeyError(f"question {number}: its thing {thing} must be in the scene graph of image {image_id}, it is not; are both files of one split?")
             box = graph["objects"][thing]
-            made.box(image_id, (box["x"], box["y"], box["w"], box["h"]), [_word_span(text, words, number)])
+            made.box(row, (box["x"], box["y"], box["w"], box["h"]), [span])
     return made.content("GQA")
 
 
-def _answers(question: Mapping, ids: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    kind = question["types"]["semantic"]
+def _things(question: Mapping, number: str) -> list[tuple[Span, str]]:
+    """Return the spans of a question with the things that they mean, as MDETR's script takes them.
+
+    The question's own annotations; a thing that its program selects, "car (123)", where its name stands; a thing that is the answer, for "what", "who" or
+    "where". Two slips of the script are not followed: of a name of several words it looks for the first alone, and a name that is not there
+    gets the wrong characters.
+    """
+    text, notes = question["question"], question["annotations"]
+    found = [(_word_span(text, words, number), thing) for words, thing in notes["question"].items()]
+    named = {thing for _, thing in found}
+    for step in question.get("semantic", ()):
+        selected = re.match(r"\s*(.*?)\s*\((\d+)", step["argument"]) if step["operation"] == "select" else None
+        place = whole_words(selected[1]).search(text) if selected and selected[1] and selected[2] not in named else None
+        if place:
+            found.append((place.span(), selected[2]))
+    named = {thing for _, thing in found}
+    asked = next(filter(None, (whole_words(word).search(text) for word in ("what", "who", "where"))), None)
+    return found + [(asked.span(), thing) for thing in notes.get("answer", {}).values() if asked and thing not in named]
+
+
+def _answers(question: Mapping, ids: Mapping[str, Mapping[str, int]], number: str) -> dict[str, int]:
+    if "answer" not in question or "types" not in question:
+        raise ValueError(f"question {number}: must have an answer and types, got {sorted(question)}; leave the answers out for splits that hide them")
+    kind, answer = question["types"]["semantic"], question["answer"]
     if kind not in QUESTION_TYPES:
         raise ValueError(f"a question's semantic type must be one of {', '.join(QUESTION_TYPES)}, got {kind!r}")
-    of_kind = ids[f"answer_{kind}"]
-    return {"type": QUESTION_TYPES.index(kind), kind: of_kind.get(question["answer"], of_kind.get("unknown", 0))}
+    of_kind = ids.get(f"answer_{kind}", {})
+    if answer not in of_kind and "unknown" not in of_kind:
+        known = f"it has {len(of_kind)} answers; is it gqa_answer2id_by_type.json?"
+        raise ValueError(f'question {number}: answer_{kind} must know {answer!r} or "unknown", {known}')
+    return {"type": QUESTION_TYPES.index(kind), kind: of_kind.get(answer, of_kind.get("unknown"))}
 
 
 def _word_span(text: str, words: str, number: str) -> Span:

@@ -131,14 +131,14 @@ class LoadImage:
 class RandomFlip:
     """Mirror left and right with probability `prob`.
 
-    A caption that holds one of `side_words` as a word of its own stays as it is: "left of a cube" would become false.
-    For that, put RandomFlip after the step that writes the caption. With `swap_sides` such images are mirrored too, and "left" and "right"
-    change places in the caption; spans follow.
+    A caption that holds one of `side_words`, as a word of its own or with what it is compounded with ("leftmost", "topright"), stays as it is: "left of a
+    cube" would become false. For that, put RandomFlip after the step that writes the caption. With `swap_sides` such images are mirrored too, and "left"
+    and "right" change places in the caption; spans follow.
     """
 
     def __init__(self, prob: float = 0.5, side_words: Sequence[str] = ("left", "right"), swap_sides: bool = False) -> None:
         self.prob, self.swap_sides = check_probability("prob", prob), swap_sides
-        self.side_words = frozenset(w.casefold() for w in side_words)
+        self._sides = _side_pattern(side_words) if side_words else None
 
     def __call__(self, sample: dict) -> dict:
         if sample["rng"].random() >= self.prob or not self.swap_sides and self._speaks_of_sides(sample.get("caption")):
@@ -152,25 +152,31 @@ class RandomFlip:
         return change_pixels(sample, lambda pixels: pixels[..., ::-1])
 
     def _speaks_of_sides(self, caption: str | None) -> bool:
-        words = "".join(c if c.isalpha() else " " for c in caption or "").casefold().split()
-        return not self.side_words.isdisjoint(words)
+        return self._sides is not None and self._sides.search(caption or "") is not None
+
+
+def _side_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Return what finds words of sides, group "side": alone, or in a compound as referring expressions have them; not "leftovers", "bright", "copyright"."""
+    before, after = "(?:top|bottom|upper|lower|front|back|far|mid|middle)?", "(?:most|er|hand|handed|side|ward|wards|y)?"
+    return re.compile(rf"(?<![^\W_]){before}(?P<side>{'|'.join(map(re.escape, words))}){after}(?![^\W_])", re.IGNORECASE)
 
 
 _SIDES = {"left": "right", "right": "left"}
+_SIDE_WORD = _side_pattern(tuple(_SIDES))
 
 
 def _swap_sides(sample: dict) -> dict:
     """Return the sample with "left" and "right" exchanged in its caption, in their case, and all spans moved along."""
     caption, pieces, ends, last = sample["caption"], [], [0], 0
     places = [0]
-    for match in re.finditer(r"(?<![^\W_])(left|right)(?![^\W_])", caption, re.IGNORECASE):
-        word = match.group()
+    for match in _SIDE_WORD.finditer(caption):
+        word, (begin, end) = match["side"], match.span("side")
         other = _SIDES[word.lower()]
         other = other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-        pieces += [caption[last : match.start()], other]
-        places.append(match.end())
-        ends.append(ends[-1] + match.start() - last + len(other))
-        last = match.end()
+        pieces += [caption[last:begin], other]
+        places.append(end)
+        ends.append(ends[-1] + begin - last + len(other))
+        last = end
     if not last:
         return sample
     sample["caption"] = "".join(pieces) + caption[last:]

@@ -10,6 +10,7 @@ from ovdense.compat.flickr_entities import read_sentences
 from ovdense.compat.grounding_forms import read_odvg
 from ovdense.data import grounding_builders as builders
 from ovdense.data.grounding import GroundingDetection, PhraseGroundingDetection
+from ovdense.data.lvis_subset import lvis_subset
 from ovdense.data.transforms import LoadImage, PackDetection, RandomCrop, RandomFlip
 from ovdense.text.mentions import mentions_of, plural
 from ovdense.text.noun_chunks import root_phrase
@@ -52,6 +53,13 @@ def test_flickr__boxes_that_overlap_are_one_thing_of_all_its_phrases(flickr):
 def test_flickr__merged_has_one_box_an_entity(flickr):
     ((_, boxes),) = rows(builders.flickr_entities([("36979", *read_sentences(flickr, "36979"))], merged=True))
     assert ([1, 1, 179, 100], ["friends"]) in boxes and len(boxes) == 3
+
+
+def test_flickr__one_blank_between_words(flickr):
+    (flickr / "Sentences" / "36979.txt").write_text(" [/EN#1/people A  group]  of [/EN#2/people friends]  drink .  \n")
+    image, = builders.flickr_entities([("36979", *read_sentences(flickr, "36979"))])["images"]
+    assert image["caption"] == "A group of friends drink ."
+    assert [image["caption"][b:e] for ((b, e),) in image["tokens_positive_eval"]] == ["A group", "friends"]
 
 
 def test_same_boxes__groups_through_others():
@@ -120,6 +128,59 @@ def test_gqa__words_of_a_question_and_its_answer():
     assert made["images"][0]["answers"] == {"type": 2, "rel": 4}
     with pytest.raises(ValueError, match="words '9'"):
         builders.gqa({"q": questions["q1"] | {"annotations": {"question": {"9": "11"}}}}, graphs)
+    with pytest.raises(KeyError, match="image n7 must be in the scene graphs"):
+        builders.gqa(questions, {})
+    with pytest.raises(KeyError, match="its thing 12 must be in the scene graph"):
+        builders.gqa(questions, {"n7": graphs["n7"] | {"objects": {"11": graphs["n7"]["objects"]["11"]}}})
+    for wrong in ({"answer_rel": {"no": 0}}, {}):  # such an answer was class 0
+        with pytest.raises(ValueError, match="answer_rel must know 'yes' or \"unknown\""):
+            builders.gqa(questions, graphs, wrong)
+    assert builders.gqa(questions, graphs, {"answer_rel": {"no": 0, "unknown": 3}})["images"][0]["answers"] == {"type": 2, "rel": 3}
+    with pytest.raises(ValueError, match="must have an answer"):
+        builders.gqa({"q": {k: v for k, v in questions["q1"].items() if k != "answer"}}, graphs, {})
+
+
+def test_gqa__things_that_are_selected_or_the_answer_have_boxes_too():
+    def question(text, notes, steps, answer):
+        program = [{"operation": "select", "argument": a, "dependencies": []} for a in steps] + [{"operation": "query", "argument": "name", "dependencies": []}]
+        return {"imageId": "7", "question": text, "semantic": program, "annotations": {"question": notes, "answer": answer}}
+
+    graph = {"7": {"height": 40, "width": 60, "objects": {k: {"x": int(k), "y": 2, "w": 3, "h": 4} for k in "1234"}}}
+    questions = {
+        "a": question("What is on the traffic light?", {}, ["traffic light (1)"], {"0": "2"}),
+        "b": question("Who wears the carpet near the car?", {"6": "1"}, ["car (1)", "scene", "bike (-)"], {"0": "3"}),
+        "c": question("Is there a somewhat red car?", {}, ["automobile (4)"], {"0": "4"}),  # neither the name nor a word of asking is there
+    }
+    assert [[(box[0], words) for box, words in boxes] for _, boxes in rows(builders.gqa(questions, graph))] == [
+        [(1, ["traffic light"]), (2, ["What"])], [(1, ["car"]), (3, ["Who"])], []]
+
+
+def test_gqa__test_splits_have_no_scene_graphs():
+    questions = {"q": {"imageId": "n7", "question": "Is it red?", "answer": "yes", "types": {"semantic": "attr"}, "semantic": [],
+                       "annotations": {"question": {"2": "11"}, "answer": {}}}}
+    made = builders.gqa(questions, None, {"answer_attr": {"unknown": 0, "yes": 4}}, size_of=lambda image: {"n7": (40, 60)}[image])
+    assert rows(made) == [("Is it red?", [])]
+    assert made["images"][0].items() >= {"height": 40, "width": 60, "file_name": "n7.jpg", "answers": {"type": 1, "attr": 4}}.items()
+    with pytest.raises(ValueError, match="give size_of"):
+        builders.gqa(questions, None)
+
+
+def test_lvis_subset__takes_the_rarest_classes_first_and_one_absence_in_ten():
+    images = [{"id": n, "neg_category_ids": [3] if n == 19 else [], "not_exhaustive_category_ids": [1] if n < 5 else []} for n in range(20)]
+    of = {1: range(12), 2: range(10, 14), 3: [14]}  # class 1 counts in 5..11 alone, class 3 in one image
+    lvis = {"images": images, "categories": [{"id": c, "image_count": len(n)} for c, n in of.items()],
+            "annotations": [{"image_id": n, "category_id": c} for c, found in of.items() for n in found]}
+    chosen = lvis_subset(lvis, 0.2)
+    assert len(chosen) == 4 and {19, 14} < chosen, "the first is of an absence, the second of the rarest class"
+    rest = chosen - {19, 14}
+    assert len(rest & set(of[2])) >= 1 and rest & set(range(5, 12)) and chosen == lvis_subset(lvis, 0.2)
+    assert lvis_subset(lvis, 1) == set(range(20))
+    never = lvis | {"images": [i | {"not_exhaustive_category_ids": [1, 2, 3]} for i in images]}
+    assert {19, 14} < lvis_subset(never, 0.2), "classes that are never labelled exhaustively are drawn all the same"
+    with pytest.raises(ValueError, match="19 images are wanted, but only"):
+        lvis_subset(lvis, 0.99)
+    with pytest.raises(ValueError, match="must lie in 0..1"):
+        lvis_subset(lvis, 1.5)
 
 
 def test_mentions__plurals_other_words_and_articles():
@@ -207,6 +268,21 @@ def test_flip__exchanges_sides_as_words_and_moves_spans():
     assert RandomFlip(prob=1.0)(sample())["caption"] == before["caption"]
 
 
+@pytest.mark.parametrize(("caption", "mirrored"), [
+    ("leftmost cup", "rightmost cup"), ("the right-hand man", "the left-hand man"), ("Topleft phone, lower RIGHT", "Topright phone, lower LEFT"),
+    ("righthand bus, lefthand_bus", "lefthand bus, righthand_bus"), ("lefty at bat", "righty at bat"),
+    ("leftovers, bright copyright lefts righteous", None), ("a cleft", None),
+])  # fmt: skip
+def test_flip__knows_sides_in_compounds(caption, mirrored):
+    """"leftmost" is as false in a mirrored picture as "left"."""
+    given = sample(caption=caption, positive_spans=(((0, len(caption)),),) * 3)
+    after = RandomFlip(prob=1.0, swap_sides=True)(dict(given))
+    assert after["caption"] == (mirrored or caption) and after["positive_spans"][0] == ((0, len(after["caption"])),)
+    assert RandomFlip(prob=1.0, swap_sides=True)(dict(after))["caption"] == caption
+    plain = RandomFlip(prob=1.0)(dict(given))
+    assert (plain["boxes_xyxy"][0, 0] == 0) == (mirrored is not None), "where sides are spoken of and not exchanged, the picture stays"
+
+
 def crop_to_the_lower_right(published):
     class Lower:
         def random(self):
@@ -225,6 +301,19 @@ def test_crop__spans_stay_with_their_boxes_and_the_releases_slip():
     own, published = crop_to_the_lower_right(False), crop_to_the_lower_right(True)
     assert len(own["labels"]) == 2 and own["positive_spans"] == sample()["positive_spans"][1:] and "align_spans" not in own
     assert published["positive_spans"] == own["positive_spans"] and published["align_spans"] == sample()["positive_spans"][:2]
+
+
+def test_tool__makes_gqa_of_a_split_without_scene_graphs(tmp_path):
+    photo(tmp_path, "n7.jpg", (60, 40))
+    (tmp_path / "all").mkdir()
+    for n in range(2):
+        question = {"imageId": "n7", "question": f"Is it {n}?", "annotations": {"question": {}, "answer": {}}}
+        (tmp_path / "all" / f"part_{n}.json").write_text(json.dumps({f"q{n}": question}))
+    main, out = load_script("tools/build_grounding.py").main, tmp_path / "out.json"
+    assert main(["--out", str(out), "gqa", str(tmp_path / "all"), "--images", str(tmp_path)]) == 0
+    assert [(i["caption"], i["height"], i["width"]) for i in json.loads(out.read_text())["images"]] == [("Is it 0?", 40, 60), ("Is it 1?", 40, 60)]
+    with pytest.raises(SystemExit):
+        main(["--out", str(out), "gqa", str(tmp_path / "all")])
 
 
 @pytest.mark.parametrize("kind", ["flickr", "refcoco", "coco-captions"])
