@@ -58,6 +58,7 @@ DATASETS = Registry(
         "ovdense.data.detection",
         "ovdense.data.described",
         "ovdense.data.grounding",
+        "ovdense.data.expressions",
         "ovdense.data.coco_captions",
         "ovdense.data.segmentation",
         "ovdense.data.object_crops",

@@ -37,11 +37,17 @@ class CaptionPhrases:
         return tuple(" ".join(self.caption[begin:end] for begin, end in spans) for spans in self.spans)
 
 
+ABSENT = -1  # the category id by which gRefCOCO says that nothing is meant
+
+
 def grounding_entries(content: Any, path: Path) -> tuple[list[dict], list[dict], dict[int, int]]:
-    """Return images, annotations without crowds, and the row of each image id; ValueError names the file and the entry that is broken."""
+    """Return images, annotations, and the row of each image id; ValueError names the file and the entry that is broken.
+
+    Crowds are left out, and what is no box but says that a caption speaks of nothing (`ABSENT`).
+    """
     images = _entries(content, "images", path, ("id", "file_name", "height", "width", "caption"))
-    annotations = [a for a in _entries(content, "annotations", path, ("image_id", "bbox", "tokens_positive")) if not a.get("iscrowd")]
-    return images, annotations, _rows(images, path)
+    entries = _entries(content, "annotations", path, ("image_id", "bbox", "tokens_positive"))
+    return images, [a for a in entries if not a.get("iscrowd") and a.get("category_id") != ABSENT], _rows(images, path)
 
 
 def annotation_place(path: Path, annotation: dict, n: int) -> str:
@@ -77,11 +83,18 @@ def whole_words(phrase: str) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, phrase.split())) + r"(?!\w)", re.IGNORECASE)
 
 
-def spans_of(given: Any, caption: str, where: str) -> Spans:
-    """Return character spans in their order; ValueError unless there is one and all lie in the caption."""
-    good = isinstance(given, list) and given and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
-    if not good or any(not 0 <= begin < end <= len(caption) for begin, end in given):
-        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {str(given)[:80]}")
+def spans_of(given: Any, caption: str, where: str, *, cut: bool = False) -> Spans:
+    """Return character spans in their order; ValueError unless there is one and all lie in the caption.
+
+    `cut`: what lies outside is cut off, and there may be none left, as the release reads its own files: combining captions, its scripts can leave
+    spans that end behind a caption whose last blank was dropped, and none where a word has no letter.
+    """
+    good = isinstance(given, list) and all(isinstance(s, list) and len(s) == 2 and all(isinstance(v, int) for v in s) for s in given)
+    if good and cut:
+        return tuple((b, e) for b, e in ((max(begin, 0), min(end, len(caption))) for begin, end in given) if b < e)
+    if not good or not given or any(not 0 <= begin < end <= len(caption) for begin, end in given):
+        raise ValueError(f"{where}: tokens_positive must be spans [begin, end] within 0..{len(caption)} of {caption[:60]!r}, got {str(given)[:80]}; "
+                         "repair the file (for training, invalid_boxes='drop' cuts spans to the caption)")  # fmt: skip
     return tuple((begin, end) for begin, end in given)
 
 

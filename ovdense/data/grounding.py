@@ -3,6 +3,7 @@
 See `compat.grounding` for the form. For training, images may have DesCo's `gpt3_outputs` (sentence -> text), and annotations
 the `nouns` of their phrases. For testing, an image is asked for the phrases of its caption.
 """
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class GroundingDetection(DrawnDataset):
     A sample has `caption` and `positive_spans` (the spans of each box), `labels` all 0, and what there is of `gpt3_outputs`
     and `nouns` (phrase -> its nouns); the transforms go on from there. `filter_empty` leaves out images without a box; crowds are left out.
     `with_masks`: samples have the boxes' instance masks too, from the annotations' `segmentation`. `isfinal` of annotations and `answers` of images
-    are handed on where they are. ValueError names the file and the entry that is broken.
+    are handed on where they are. ValueError names the file and the entry that is broken. `invalid_boxes` "drop" leaves out boxes without area, and cuts spans
+    to the caption (`compat.grounding.spans_of`); a warning says how many.
     """
 
     def __init__(
@@ -72,8 +74,12 @@ class GroundingDetection(DrawnDataset):
             row = image_row(a, row_of, where)
             rows.append(row)
             xywh.append(four_numbers(a["bbox"], where))
-            spans.append(spans_of(a["tokens_positive"], self._images[row]["caption"], where))
+            spans.append(spans_of(a["tokens_positive"], self._images[row]["caption"], where, cut=invalid_boxes == "drop"))
             nouns.append(_nouns(a.get("nouns"), where))
+        changed = sum(not found or [list(s) for s in found] != a["tokens_positive"] for found, a in zip(spans, annotations))
+        if changed:
+            warnings.warn(f"{self.ann_file}: the spans of {changed} of {len(spans)} boxes did not lie in their caption, or there were none; they are cut to "
+                          f"it, and {spans.count(())} boxes without words teach their place alone", stacklevel=3)  # fmt: skip
         xyxy = np.array(xywh, dtype=np.float64).reshape(-1, 4)
         xyxy[:, 2:] += xyxy[:, :2]
         good = check_boxes(xyxy, [f"annotation {a.get('id', n)}" for n, a in enumerate(annotations)], self.ann_file, invalid_boxes)

@@ -14,7 +14,6 @@ from ovdense.registry import METRICS
 
 TOP = (1, 5, 10)
 MIN_IOU = 0.5
-ABSENT = -1  # the category id by which gRefCOCO says that nothing is meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,8 @@ class Expression:
 def read_expressions(path: Path, *, masks: bool) -> tuple[dict[int, Expression], str]:
     """Return the expression of each image of a file in MDETR's form (see `compat.grounding`), and the file's fingerprint.
 
-    An image with no annotation, or with one of category id -1 (gRefCOCO), speaks of nothing that is there. `masks`: read
-    the segmentations, which each annotation must then have.
+    An image with no annotation, or with one of category id -1 (gRefCOCO), speaks of nothing that is there; things with `isfinal` 0 (CLEVR-Ref+) are
+    named on the way and not meant. `masks`: read the segmentations, which each annotation must then have.
     """
     content, sha256 = read_object(path)
     images, annotations, row_of = grounding_entries(content, path)
@@ -41,7 +40,7 @@ def read_expressions(path: Path, *, masks: bool) -> tuple[dict[int, Expression],
     for n, a in enumerate(annotations):
         where = annotation_place(path, a, n)
         row = image_row(a, row_of, where)
-        if a.get("category_id") == ABSENT:
+        if a.get("isfinal", 1) == 0:
             continue
         x, y, w, h = four_numbers(a["bbox"], where)
         boxes[row].append((x, y, x + w, y + h))

@@ -92,6 +92,25 @@ def test_grounding__broken_entries_are_named(files, edit, said):
         dataset(files(edit))
 
 
+def test_grounding__spans_outside_the_caption_are_cut_where_what_is_broken_is_dropped(files):
+    """As MDETR's own files can have them: a span that ends behind a caption whose last blank is gone, and a box without words."""
+    def edit(content):
+        content["annotations"][1].update(tokens_positive=[[0, 10], [len(CAPTION) - 5, len(CAPTION) + 1]])
+        content["annotations"][2].update(tokens_positive=[])
+
+    folder = files(edit)
+    with pytest.raises(ValueError, match="entry 2: tokens_positive must be spans"):
+        dataset(folder)
+    with pytest.warns(UserWarning, match="the spans of 2 of 3 boxes did not lie in their caption.* 1 boxes without words"):
+        data = dataset(folder, invalid_boxes="drop")
+    assert data[0]["positive_spans"] == (((0, 10), (len(CAPTION) - 5, len(CAPTION))), ()) and len(data[0]["boxes_xyxy"]) == 2
+    with pytest.raises(ValueError, match="tokens_positive must be spans"), pytest.warns(UserWarning):
+        phrases_of(folder, invalid_boxes="drop")  # what is measured must be whole
+    broken = files(lambda c: c["annotations"][1].update(tokens_positive=[[0]]))
+    with pytest.raises(ValueError, match="entry 2: tokens_positive must be spans"):
+        dataset(broken, invalid_boxes="drop")
+
+
 def test_grounding__missing_photos_and_files_are_named(files):
     folder = files()
     (folder / "photos" / "c.jpg").unlink()

@@ -111,6 +111,17 @@ def test_referring__absent_and_several_targets(tmp_path):
     assert math.isnan(none_absent["N-acc"])
 
 
+def test_referring__things_named_on_the_way_are_not_meant(tmp_path):
+    """CLEVR-Ref+ has boxes of all that an expression names, and says which are final."""
+    path = write(tmp_path, {1: [BOX, FAR]})
+    content = json.loads(path.read_text())
+    for annotation, final in zip(content["annotations"], (0, 1)):
+        annotation["isfinal"] = final
+    path.write_text(json.dumps(content))
+    assert numbers(ReferringMetric(ann_file=path), [sample(1, [BOX, FAR], [0.9, 0.8], [0, 0])])["P@1"] == 0
+    assert numbers(ReferringMetric(ann_file=path), [sample(1, [FAR, BOX], [0.9, 0.8], [0, 0])])["P@1"] == 100
+
+
 def published_f1(answers, targets, measure) -> float:
     """gRefCOCO's rule written out plainly."""
     if not len(targets) or not len(answers):
