@@ -33,8 +33,8 @@ def _pipeline() -> Any:
 def noun_chunks(caption: str) -> list[Span]:
     """Return the spans of the caption's noun chunks, in order: "a dog on the red sofa" -> "a dog", "the red sofa".
 
-    Chunks of a pronoun or of a place alone ("the left", "front") are left out; a coordination is taken apart ("a sandwich and fries").
-    A caption without a noun gives none.
+    Chunks of a pronoun or of a place alone ("the left", "front") are left out; a coordination of things is taken apart ("a sandwich and fries"), one of
+    what is said of a thing is not ("a black and white dog"). A caption without a noun gives none.
     """
     spans: list[Span] = []
     for chunk in _pipeline()(caption).noun_chunks:
@@ -43,8 +43,9 @@ def noun_chunks(caption: str) -> list[Span]:
         end = next((n for n, t in enumerate(tokens) if t.tag_ == "VBG" and t.pos_ == "VERB" and any(nouns[:n])), len(tokens))  # "the tree holding fruit"
         group: list[Any] = []
         for token in [*tokens[:end], None]:
-            if token is None or token.pos_ == "CCONJ" or token.text == ",":
-                if group and any(t.pos_ in ("NOUN", "PROPN", "NUM", "ADJ") for t in group):
+            joins = token is not None and (token.pos_ == "CCONJ" or token.text == ",")
+            if token is None or joins and (not group or any(t.pos_ in ("NOUN", "PROPN") for t in group)):
+                if any(t.pos_ in ("NOUN", "PROPN", "NUM", "ADJ") for t in group):
                     spans.append((group[0].idx, group[-1].idx + len(group[-1].text)))
                 group = []
             else:
@@ -85,7 +86,11 @@ def caption_phrases(caption: str, phrases: Phrases = None) -> list[list[Span]]:
         raise ValueError(f"phrases must be a list, got one string {phrases!r}; write [{phrases!r}]")
     if all(isinstance(p, str) for p in phrases):
         return find_phrases(caption, phrases)
-    spans = [[(int(b), int(e)) for b, e in phrase] for phrase in phrases]
+    try:
+        spans = [[(int(b), int(e)) for b, e in phrase] for phrase in phrases]
+    except (TypeError, ValueError):
+        raise ValueError("phrases must all be strings, or each a list of spans of characters, [[(0, 5)], [(9, 14), (20, 23)]] for two phrases, "
+                         f"got {str(phrases)[:120]}") from None  # fmt: skip
     for n, phrase in enumerate(spans):
         if not phrase or any(not 0 <= b < e <= len(caption) for b, e in phrase):
             raise ValueError(f"the spans of phrase {n} must be non-empty and lie in 0..{len(caption)}, got {phrase} for {caption[:80]!r}")

@@ -17,6 +17,9 @@ def words(caption, phrases=None):
         ("zebra", ["zebra"]),
         ("a white plate topped with a sandwich and french fries", ["a white plate", "a sandwich", "french fries"]),
         ("It sits on the left of the table", ["the table"]),
+        ("a black and white dog and a cat", ["a black and white dog", "a cat"]),
+        ("an old, rusty and blue truck near a red or green sign", ["an old, rusty and blue truck", "a red or green sign"]),
+        ("dogs, cats and mice", ["dogs", "cats", "mice"]),
     ],
 )
 def test_noun_chunks__of_captions(caption, expected):
@@ -36,7 +39,8 @@ def test_caption_phrases__given_as_a_list_or_as_spans():
 @pytest.mark.parametrize(
     ("caption", "phrases", "said"),
     [(" . ", None, "hold a word"), ("a cat", "cat", "one string"), ("a cat", ["dog"], "not found"), ("a cat", [[(0, 9)]], "0..5"),
-     ("a cat", [[]], "non-empty")],
+     ("a cat", [[]], "non-empty"), ("a cat", [(0, 5)], "all be strings, or each a list of spans"), ("a cat", ["a cat", [(0, 5)]], "all be strings"),
+     ("a cat", [[(0, "x")]], "all be strings")],
 )
 def test_caption_phrases__bad_input_is_named(caption, phrases, said):
     with pytest.raises(ValueError, match=said):
