@@ -56,6 +56,7 @@ class MdetrCriterion:
     `published` follows the release where it differs from the paper: a box's tokens are 1 each instead of sharing 1 among them; the
     alignment softmax also counts padding tokens, so that the loss depends on the rest of the batch; tokens past the last column are
     cut off and one *in* the last column speaks for "no object" as well. `proposal_repeats`: slots a target gets among the encoder's proposals.
+    `auxiliary`: all decoder layers are trained by their own predictions, not the last one alone (the release's GQA runs: --no_aux_loss).
     """
 
     class_cost: float = 1.0
@@ -72,6 +73,7 @@ class MdetrCriterion:
     early_weight: float = 1.0
     no_object_weight: float = 0.1
     proposal_repeats: int = 4
+    auxiliary: bool = True
     published: bool = False
 
     def positive_columns(self, tokens_nL: Tensor, columns: int) -> Tensor:

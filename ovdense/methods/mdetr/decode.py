@@ -25,25 +25,24 @@ def object_scores(logit_QT: Tensor) -> Tensor:
 PHRASE_SCORES = ("sum", "max", "object")
 
 
-def phrase_scores(logit_QT: Tensor, tokens_PL: Tensor, how: str = "sum") -> Tensor:
+def phrase_scores(logit_QT: Tensor, tokens_PL: Tensor, how: str = "sum", final_Q: Tensor | None = None) -> Tensor:
     """Return (..., Q, P) in 0..1: how surely a slot speaks of a phrase. `tokens_PL` bool; a phrase without tokens scores 0.
 
     "sum": the probability of all its tokens, what the paper's target (1 shared among a phrase's tokens) makes of them; "max": of its
     best token (the release's rule for Flickr30k; lower, the longer a phrase); "object": of any object at all, whatever the phrase (the release's
-    rule for referring expressions, where the caption is about one thing).
+    rule for referring expressions, where the caption is about one thing), times that of being what the caption is about where the head says so
+    (`final_Q` logits; CLEVR-Ref+).
     """
     if how == "object":
-        return object_scores(logit_QT)[..., None] * tokens_PL.any(1)
+        score = object_scores(logit_QT) if final_Q is None else object_scores(logit_QT) * final_Q.float().sigmoid()
+        return score[..., None] * tokens_PL.any(1)
     prob = logit_QT.float().softmax(-1)
     length = min(tokens_PL.shape[1], prob.shape[-1] - (how == "sum"))  # a token in the last column: as published with "max"
     prob, tokens = prob[..., :length], tokens_PL[:, :length]
     if how == "sum":
         return prob @ tokens.to(prob).T
     if how == "max":
-        scores = prob.new_zeros(*prob.shape[:-1], len(tokens))
-        for token in tokens.any(0).nonzero()[:, 0].tolist():
-            scores = torch.where(tokens[:, token], torch.maximum(scores, prob[..., token, None]), scores)
-        return scores
+        return (prob[..., None, :] * tokens).amax(-1)
     raise ValueError(f'how must be "sum", "max" or "object", got {how!r}')
 
 

@@ -3,7 +3,7 @@
 Boxes are (cx, cy, w, h) in shares of each image's own size. N layers, Q slots, T token columns, L tokens.
 """
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,6 @@ class MdetrOutputs:
     final_NBQ: Tensor | None = None
     answers: Mapping[str, Tensor] = field(default_factory=dict)
     proposals: "MdetrOutputs | None" = None
-
-    def last(self) -> "MdetrOutputs":
-        """Return the last layer alone."""
-        parts = {name: None if (t := getattr(self, name)) is None else t[-1:] for name in ("logit_NBQT", "boxes_NBQ4", "align_NBQL", "final_NBQ")}
-        return replace(self, proposals=None, **parts)
 
 
 class Mlp(nn.Module):
@@ -102,13 +97,17 @@ class MdetrHead(nn.Module):
     def columns(self) -> int:
         return self.tokens.columns
 
-    def forward(self, state_NBQC: Tensor, text_BLC: Tensor, valid_BL: Tensor, reference_BQ4: Tensor | None = None) -> MdetrOutputs:
-        """Predict from slots and the encoder's text tokens; boxes are relative to `reference_BQ4` where there is one (in 0..1)."""
+    def forward(self, state_NBQC: Tensor, text_BLC: Tensor, valid_BL: Tensor, reference_BQ4: Tensor | None = None, *, last_only: bool = False) -> MdetrOutputs:
+        """Predict from slots and the encoder's text tokens; boxes are relative to `reference_BQ4` where there is one (in 0..1).
+
+        `last_only`: predict from the last layer alone; answers are read from the first one all the same.
+        """
         answers = {}
         if self.answers is not None:
             count = self.answers.slots.num_embeddings
             answers = self.answers(state_NBQC[0, :, -count:])
             state_NBQC = state_NBQC[:, :, :-count]
+        state_NBQC = state_NBQC[-1:] if last_only else state_NBQC
         align = None if self.align is None else self.align(state_NBQC, text_BLC)
         offset = self.box(state_NBQC)
         boxes = (offset if reference_BQ4 is None else offset + torch.logit(reference_BQ4, eps=1e-4)).float().sigmoid()

@@ -71,8 +71,11 @@ class TestSettings:
             raise ValueError(f"pairs must be at least 1, got {self.pairs}")
         if self.phrase_score not in PHRASE_SCORES:
             raise ValueError(f"phrase_score must be one of {', '.join(PHRASE_SCORES)}, got {self.phrase_score!r}")
-        if self.max_classes is not None and self.max_classes < 1:
-            raise ValueError(f"max_classes must be at least 1, or None, got {self.max_classes}")
+        if self.prompts == "many" and self.phrase_score == "object":
+            raise ValueError('phrase_score="object" scores all classes of a caption alike: take "sum" or "max" with prompts="many"')
+        for name in ("max_classes", "max_dets"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None, got {value}")
 
 
 @MODELS.register_module()
@@ -80,9 +83,9 @@ class Mdetr(OpenVocabModel):
     """MDETR: `backbone`, `text_encoder`, and `transformer` (`MdetrTransformer`), `head` (`MdetrHead`), `criterion`, `test` by their settings.
 
     `masks` adds the mask head on the backbone's finer maps; "only" trains it alone with all the rest frozen (the published second
-    stage for PhraseCut). `mask_boxes`: the mask head sees the slots' boxes, too (ours, see `MaskHead`). `early` also aligns places and
-    tokens before they meet (ours, for short trainings). `divisor`: images are padded to a multiple of it (1 as published; padding is
-    masked, yet border convolutions see it).
+    stage for PhraseCut; here without dropout in what is frozen, which the release leaves on). `mask_boxes`: the mask head sees the slots'
+    boxes, too (ours, see `MaskHead`). `early` also aligns places and tokens before they meet (ours, for short trainings). `divisor`: images are
+    padded to a multiple of it (1 as published; padding is masked, yet border convolutions see it).
     """
 
     def __init__(self, *, backbone: dict | nn.Module, text_encoder: dict | nn.Module, transformer: dict | None = None, head: dict | None = None,
@@ -142,11 +145,16 @@ class Mdetr(OpenVocabModel):
             "classes_per_caption": 1 if alone else "the caption's phrases" if asked else f"as many as fit {self.max_tokens} tokens"
             + (f", at most {test.max_classes}" if test.max_classes else ""),
             "captions": len(self.text()) if self.vocabulary else 0,
-            "score": "1 - P(no object)" if alone else f"{test.phrase_score} over the phrase's tokens",
+            "score": self._score_rule(alone),
             "model_detections": f"{test.max_dets or 'all'} per image",
             "score_thr": test.score_thr,
             "boxes": "cut at the image's border" if test.clip else "not cut",
         } | ({"published_names": True} if test.published else {})
+
+    def _score_rule(self, alone: bool) -> str:
+        if not alone and self.test.phrase_score != "object":
+            return f"{self.test.phrase_score} over the phrase's tokens"
+        return "1 - P(no object)" + ("" if alone or self.head.final is None else " x P(final)")
 
     # the four verbs
 
@@ -191,7 +199,7 @@ class Mdetr(OpenVocabModel):
         answers = self.head.answers
         extra = None if answers is None else answers.slots.weight
         states, reference, proposals = self.transformer.decode(memory, image, propose, extra, last_only=last_only and answers is None)
-        out = self.head(states, text, valid_BL, reference)
+        out = self.head(states, text, valid_BL, reference, last_only=last_only)
         slots = states[-1] if answers is None else states[-1][:, : -len(extra)]
         if proposals is not None:
             out = MdetrOutputs(**{**vars(out), "proposals": proposals})
@@ -219,7 +227,8 @@ class Mdetr(OpenVocabModel):
         for group, out, states, memory in scored:
             for n, (b, prompt) in enumerate(group):
                 logit, target = out.logit_NBQT[-1, n], targets[b]
-                score = object_scores(logit)[:, None] if prompt.alone else phrase_scores(logit, prompt.tokens_KL, self.test.phrase_score)
+                final = None if out.final_NBQ is None else out.final_NBQ[-1, n]
+                score = object_scores(logit)[:, None] if prompt.alone else phrase_scores(logit, prompt.tokens_KL, self.test.phrase_score, final)
                 boxes = pixel_boxes(out.boxes_NBQ4[-1, n], target.original_size_hw, clip=self.test.clip)
                 part, slot = phrase_results(score, boxes, prompt.classes, score_thr=self.test.score_thr, max_dets=self.test.max_dets,
                                             names=self.vocabulary.names, size_hw=target.original_size_hw, image_id=target.image_id)
@@ -296,7 +305,7 @@ class Mdetr(OpenVocabModel):
         tokenized = self.text_encoder.tokenizer.encode(captions, max_tokens=self.max_tokens, on_overflow="truncate").to(self.device)
         text = self.transformer.text_projection(self.text_encoder.encode(tokenized))
         image = self.encode_image(images, [t.size_hw for t in targets])
-        out, states, memory = self.run(image, text, tokenized.valid_BL)
+        out, states, memory = self.run(image, text, tokenized.valid_BL, last_only=not self.criterion.auxiliary)
         truth = image_truths(tokenized, targets, self.device, published=self.criterion.published, final=self.head.final is not None)
         matches = self.criterion.match(out, truth)
         losses = {} if self.masks == "only" else self.criterion(out, truth, matches)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ovdense.methods.mdetr.criterion import ImageTruth
-from ovdense.methods.mdetr.head import QUESTION_TYPES
+from ovdense.methods.mdetr.head import ANSWERS, QUESTION_TYPES
 from ovdense.structures import ImageTarget, TokenizedText
 from ovdense.text.phrases import char_to_token, phrase_map
 
@@ -68,7 +68,9 @@ def image_answers(targets: Sequence[ImageTarget], kind: str) -> list[Mapping[str
     types = QUESTION_TYPES[kind]
     for target in targets:
         said = target.answers or {}
-        if not 0 <= said.get("type", -1) < len(types) or types[said["type"]] not in said:
+        name = types[said["type"]] if 0 <= said.get("type", -1) < len(types) else None
+        if name is None or not 0 <= said.get(name, -1) < max(2, ANSWERS[kind][name]):  # a head of one number says yes or no
             raise ValueError(f'the model answers questions, so image {target.file_name} must come with answers such as {{"type": 0, "{types[0]}": 1}} '
-                             f"(types: {', '.join(types)}), got {target.answers}; take a data set of questions, or leave out answers in the head")  # fmt: skip
+                             f"(types, with their numbers of answers: {', '.join(f'{t} {max(2, ANSWERS[kind][t])}' for t in types)}), got {target.answers}; "
+                             "take a data set of questions, or leave out answers in the head")  # fmt: skip
     return [target.answers for target in targets]

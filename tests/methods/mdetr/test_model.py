@@ -74,8 +74,33 @@ def test_phrase_scores__sum_is_the_probability_of_the_phrase_and_none_without_to
     tokens = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
     assert phrase_scores(logit, tokens)[0].tolist() == pytest.approx([0.5, 0.1, 0.0])
     assert phrase_scores(logit, tokens, "max")[0].tolist() == pytest.approx([0.3, 0.1, 0.0])
+    assert phrase_scores(logit, tokens, "object")[0].tolist() == pytest.approx([0.6, 0.6, 0.0])
+    assert phrase_scores(logit, tokens, "object", torch.tensor([-1.0]))[0].tolist() == pytest.approx([0.6 / (1 + np.e), 0.6 / (1 + np.e), 0.0])
     with pytest.raises(ValueError, match='"sum", "max" or "object"'):
         phrase_scores(logit, tokens, "mean")
+
+
+@torch.no_grad()
+def test_final__what_the_caption_is_about_scores_above_what_it_names_on_the_way():
+    """CLEVR-Ref+: the release multiplies the score of an expression by the probability of being final."""
+    model, plain = tiny(head=dict(final=True), phrase_score="object"), tiny(phrase_score="object")
+    plain.load_state_dict({n: t for n, t in model.state_dict().items() if not n.startswith("head.final")})
+    model.head.final.weight.zero_()
+    model.head.final.bias.fill_(-2.0)
+    (ours,), (without,) = (ask(m, BIRD["caption"], BIRD["phrases"]) for m in (model, plain))
+    torch.testing.assert_close(ours.scores, without.scores * torch.tensor(-2.0).sigmoid())
+    assert model.protocol()["score"] == "1 - P(no object) x P(final)" and plain.protocol()["score"] == "1 - P(no object)"
+    assert tiny(head=dict(final=True)).protocol()["score"] == "1 - P(no object)", "a class asked alone is no expression"
+
+
+def test_auxiliary__layers_are_trained_or_the_last_one_alone():
+    """The release's --no_aux_loss, with which it trains question answering; answers are read from the first layer all the same."""
+    answers = [{"type": 0, "obj": 2}, {"type": 4, "cat": 600}]
+    targets = [target(n, **kind, answers=a) for n, (kind, a) in enumerate(zip((DOG, BIRD), answers))]
+    every, last = (losses(tiny(head=dict(answers="gqa"), criterion=dict(auxiliary=a)).train(), targets) for a in (True, False))
+    assert {k for k in every if k not in last} == {f"{k}_0" for k in ("loss_token", "loss_box", "loss_giou", "loss_align", "cardinality_error")}
+    for name, value in last.items():
+        torch.testing.assert_close(value, every[name], msg=name)
 
 
 NAMES = ["cat", "dog", "bow_(weapon)", "hot_dog", "traffic_light"]
@@ -340,7 +365,7 @@ def test_loss__says_which_image_lacks_what_the_heads_learn():
     with pytest.raises(ValueError, match="1.jpg"):
         losses(model, [marked, target(1, **BIRD)])
     asked = tiny(head=dict(answers="gqa")).train()
-    for wrong in (None, {"type": 0}, {"type": 7, "obj": 1}, {"obj": 1}):
+    for wrong in (None, {"type": 0}, {"type": 7, "obj": 1}, {"obj": 1}, {"type": 0, "obj": 3}, {"type": 0, "obj": -1}):
         with pytest.raises(ValueError, match="1.jpg must come with answers"):
             losses(asked, [target(0, **DOG, answers={"type": 0, "obj": 1}), target(1, **BIRD, answers=wrong)])
     with pytest.raises(ValueError, match="0.jpg"):
@@ -350,8 +375,8 @@ def test_loss__says_which_image_lacks_what_the_heads_learn():
 def test_model__says_what_it_cannot_be_made_with():
     from ovdense.text.piecewise import PiecewiseTextEncoder
 
-    for wrong in (dict(phrase_score="avg"), dict(max_classes=0)):
-        with pytest.raises(ValueError, match="phrase_score|max_classes"):
+    for wrong in (dict(phrase_score="avg"), dict(max_classes=0), dict(max_dets=0), dict(max_dets=-3), dict(prompts="many", phrase_score="object")):
+        with pytest.raises(ValueError, match="phrase_score|max_classes|max_dets"):
             tiny(**wrong)
     model = tiny()
     with pytest.raises(ValueError, match="PiecewiseTextEncoder"):
