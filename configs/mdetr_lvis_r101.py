@@ -2,7 +2,7 @@
 
 Paper: arXiv 2104.12763. Published fixed AP, LVIS minival: 24.2 (APr 20.9, APc 24.9, APf 24.3) with 10% of LVIS; 16.7 with 1%, 22.5 with all. As published each
 of 1,203 names is a caption; model.test.prompts=many asks as many as fit at once, which is much faster (tools/benchmark_mdetr.py).
-Data, below the data root: coco/ with lvis_v1_minival.json in mdetr_annotations/; training captions from tools/build_grounding.py lvis.
+Data, below the data root: coco/ with lvis_v1_minival.json in mdetr_annotations/; training captions from tools/build_grounding.py lvis --share 0.1.
 Train: torchrun --nproc-per-node 8 tools/train.py configs/mdetr_lvis_r101.py --launcher pytorch --data-root DATA
 Test:  python tools/test.py configs/mdetr_lvis_r101.py CHECKPOINT --data-root DATA
 """

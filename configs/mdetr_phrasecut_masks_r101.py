@@ -13,7 +13,8 @@ with read_base():
 
 from mmengine.runner import EpochBasedTrainLoop
 
-from ovdense.data.grounding import GroundingDetection, PhraseGroundingDetection
+from ovdense.data.expressions import ExpressionDetection
+from ovdense.data.grounding import GroundingDetection
 from ovdense.evaluation.phrase_cut import PhraseCutMetric
 from ovdense.methods.asking import CaptionTestLoop
 from ovdense.methods.hooks import IterationSeedHook
@@ -25,7 +26,7 @@ from ovdense.vision.resnet import FrozenNormResNet
 model.backbone = dict(type=FrozenNormResNet, depth=101, out_strides=(4, 8, 16, 32), frozen_stages=4)
 model.head = dict(columns=256, align_width=0)
 model.masks = "only"
-model.test = dict(phrase_score="object", masks=True)
+model.test = dict(phrase_score="object", clip=False, masks=True, score_thr=0.7)  # no more answers count
 custom_hooks = [dict(type=IterationSeedHook), dict(type=ProgressHook), dict(type=ReportHook)]
 load_from = "work_dirs/mdetr_phrasecut_r101/last_checkpoint"
 train_dataloader.dataset = dict(
@@ -39,7 +40,7 @@ train_dataloader.dataset = dict(
     transforms=augmented,
 )
 test_dataloader.dataset = dict(
-    type=PhraseGroundingDetection,
+    type=ExpressionDetection,
     dataset_name="PhraseCut",
     ann_file="mdetr_annotations/finetune_phrasecut_test.json",
     image_prefix="vg/images",

@@ -1,7 +1,7 @@
 """MDETR fine-tuned on RefCOCO as published, from the pretrained weights: 5 epochs.
 
 Paper: arXiv 2104.12763. Published P@1: 86.75 (val), 89.58 (testA), 81.41 (testB); a hit is a generalised IoU of 0.5, as the release counts (P@1_giou).
-Train: torchrun --nproc-per-node 8 tools/train.py configs/mdetr_refcoco_r101.py --launcher pytorch --data-root DATA
+Train: torchrun --nproc-per-node 2 tools/train.py configs/mdetr_refcoco_r101.py --launcher pytorch --data-root DATA
 Test:  python tools/test.py configs/mdetr_refcoco_r101.py CHECKPOINT --data-root DATA
 """
 from mmengine.config import read_base
@@ -9,20 +9,23 @@ from mmengine.config import read_base
 with read_base():
     from ._base_.default_runtime import default_hooks, default_scope, env_cfg, log_level, log_processor, randomness, resume, visualizer
     from ._base_.mdetr_data import asked, augmented, test_dataloader, train_dataloader
-    from ._base_.mdetr_r101 import auto_scale_lr, custom_hooks, model, optim_wrapper
+    from ._base_.mdetr_r101 import custom_hooks, model, optim_wrapper
 
 from mmengine.runner import EpochBasedTrainLoop
 from torch.optim import AdamW
 
-from ovdense.data.grounding import GroundingDetection, PhraseGroundingDetection
+from ovdense.data.expressions import ExpressionDetection
+from ovdense.data.grounding import GroundingDetection
 from ovdense.evaluation.referring import ReferringMetric
 from ovdense.methods.asking import CaptionTestLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
 optim_wrapper.optimizer = dict(type=AdamW, lr=5e-5, weight_decay=1e-4, fused=True)
 optim_wrapper.paramwise_cfg = dict(backbone_lr=1e-5, text_lr=1e-5)
-model.test = dict(phrase_score="object")
+model.test = dict(phrase_score="object", clip=False)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 load_from = "checkpoints/mdetr_pretrained_r101.pth"
+train_dataloader.batch_size = 4
 train_dataloader.dataset = dict(
     type=GroundingDetection,
     dataset_name="RefCOCO",
@@ -33,11 +36,12 @@ train_dataloader.dataset = dict(
     transforms=augmented,
 )
 test_dataloader.dataset = dict(
-    type=PhraseGroundingDetection,
+    type=ExpressionDetection,
     dataset_name="RefCOCO",
     ann_file="mdetr_annotations/finetune_refcoco_testA.json",
     image_prefix="coco/train2014",
     transforms=asked,
+    invalid_boxes="drop",
 )
 test_evaluator = [dict(type=ReferringMetric)]
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=5)

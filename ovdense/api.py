@@ -288,7 +288,7 @@ class OpenVocabPredictor:
         return vocabulary.names
 
     def predict(self, image: ImageLike, score_thr: float = 0.0) -> Results:
-        """Return the detections of one image, best first, boxes in pixels of the upright image.
+        """Return the detections of one image, best first, boxes in pixels of the upright image and cut at its border.
 
         Those below `score_thr` are left out; the model itself leaves out those below its own threshold (`model.test`).
         """
@@ -367,7 +367,7 @@ class OpenVocabPredictor:
         if self.rivals is not None:
             found = [settled(r, self.rivals, is_background) for r in found]
         names = [name for name, background in zip(self.vocabulary.names, is_background) if background] or ["background"]
-        found = [r.above(score_thr) for r in found]
+        found = [r.inside().above(score_thr) for r in found]
         if self.masks is not None:
             found = [self.masks(image, r, names) for r, (_, image, _) in zip(found, batch, strict=True)]
         return [of_image(r, source, names) for r, (source, *_) in zip(found, batch, strict=True)]

@@ -318,6 +318,12 @@ class Results:
         return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep],
                        masks_NHW=None if self.masks_NHW is None else self.masks_NHW[keep])
 
+    def inside(self) -> "Results":
+        """Return the detections with their boxes cut at the image's border."""
+        height, width = self.size_hw
+        limit = self.boxes_xyxy.new_tensor([width, height, width, height])
+        return replace(self, boxes_xyxy=self.boxes_xyxy.clamp(min=0).minimum(limit))
+
     def to_coco(self) -> list[dict]:
         """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index; masks as compressed RLE.
 

@@ -27,7 +27,7 @@ model = dict(
         class_cost=1.0, box_cost=5.0, giou_cost=2.0, token_weight=1.0, box_weight=5.0, giou_weight=2.0, align_weight=1.0, mask_weight=1.0, dice_weight=1.0,
         no_object_weight=0.1,
     ),
-    test=dict(phrase_score="max"),
+    test=dict(phrase_score="max", clip=False),
 )
 optim_wrapper = dict(
     type=OptimWrapper,
