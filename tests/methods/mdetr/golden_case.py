@@ -42,6 +42,8 @@ class Case:
     def model(self, *, published: bool = True, dropout: float = 0.0, **test) -> Mdetr:
         """Return the case's model with its weights, in eval mode."""
         sizes, masks = self.config["model"], "mask_model" in self.config["model"]
+        shapes = {n.removeprefix("detr."): s["shape"] for n, s in json.loads((self.folder / "spec.json").read_text()).items()}
+        align_width = shapes.get("contrastive_align_projection_image.weight", [0])[0]
         text = RobertaTextEncoder(weights=None, tokenizer=self.tokenizer(), frozen=False,
                                   config=self.config["text"] | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
         model = Mdetr(
@@ -49,13 +51,22 @@ class Case:
             text_encoder=text,
             transformer=dict(width=sizes["hidden_dim"], num_heads=sizes["nheads"], encoder_layers=sizes["enc_layers"], decoder_layers=sizes["dec_layers"],
                              ffn_width=sizes["dim_feedforward"], num_slots=sizes["num_queries"], dropout=dropout, text_dropout=dropout),
-            head=dict(align_width=64 if sizes.get("contrastive_align_loss", True) else 0),
+            head=dict(columns=shapes["class_embed.weight"][0], align_width=align_width, temperature=self.config.get("temperature", 0.07)),
             masks=masks,
-            criterion=dict(published=published),
+            criterion=self.criterion(published=published),
             test=dict(clip=False, published=published, **test),
         )
         model.load_state_dict(convert_published(self.state()), strict=True)
         return model.eval()
+
+    def criterion(self, *, published: bool) -> dict:
+        """Return the criterion's settings as the case has them; what it does not say is as released."""
+        weights, costs = self.config.get("weight_dict", {}), self.config.get("matcher", {})
+        named = {"token_weight": "loss_ce", "box_weight": "loss_bbox", "giou_weight": "loss_giou", "align_weight": "loss_contrastive_align",
+                 "mask_weight": "loss_mask", "dice_weight": "loss_dice"}
+        said = {ours: float(weights[theirs]) for ours, theirs in named.items() if theirs in weights}
+        said |= {f"{name}_cost": float(costs[key]) for name, key in (("class", "class"), ("box", "bbox"), ("giou", "giou")) if key in costs}
+        return said | {"no_object_weight": self.config.get("eos_coef", 0.1), "published": published}
 
     def images(self) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """Return the normalised, padded images and their sizes."""
