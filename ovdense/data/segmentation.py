@@ -217,7 +217,8 @@ class FolderSegmentation(SemanticDataset):
     """A folder of photos and one of label PNGs: ADE20K, COCO-Stuff, Cityscapes, Pascal Context, your own.
 
     A photo PREFIX/a/b`image_suffix` belongs to LABELS/a/b`label_suffix`; photos without labels are left out only with `labelled_only`, else
-    they are an error. `classes`, `first_value`: what the values mean, see `known_classes`; other values count for nothing.
+    they are an error. `classes`, `first_value`: what the values mean, see `known_classes`; other values count for nothing. A built-in class map
+    lists all values of its data set: another one (but 255) is an error, since the labels are then of another form than the map.
     """
 
     dataset_name = "folder"
@@ -239,6 +240,7 @@ class FolderSegmentation(SemanticDataset):
                                     f"{labels / (unlabelled[0] + label_suffix)}; pass labelled_only=True to leave them out")
         self._stems = sorted(set(stems) - set(unlabelled))
         self._labels, self._label_suffix = labels, label_suffix
+        self._map = load_class_map(classes) if isinstance(classes, str) and classes in class_map_names() else None
         files = [f"{s}{image_suffix}" for s in self._stems]
         super().__init__(known=known_classes(classes, first_value, data_root), paths=[photos / f for f in files], names=files, image_folder=photos,
                          data_root=data_root, vocabulary=vocabulary, description_file=description_file, prompt=prompt, transforms=transforms,
@@ -246,7 +248,15 @@ class FolderSegmentation(SemanticDataset):
 
     def values(self, index: int) -> np.ndarray:
         photo = self._paths[index]
-        return read_values(self._labels / f"{self._stems[index]}{self._label_suffix}", image_size(photo), photo)
+        path = self._labels / f"{self._stems[index]}{self._label_suffix}"
+        values = read_values(path, image_size(photo), photo)
+        if self._map is not None:
+            there = np.flatnonzero(np.bincount(values.reshape(-1)))
+            try:
+                self._map(there[there != IGNORE_LABEL])
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+        return values
 
 
 class _FromInstances(SemanticDataset):

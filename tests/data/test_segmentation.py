@@ -54,6 +54,19 @@ def test_folder__classes_from_a_json_file(folder):
     assert make(folder, classes="classes.json").vocabulary.names == ("wall", "sky")
 
 
+def test_folder__a_value_that_a_built_in_map_does_not_list_is_of_another_form_of_the_labels(folder):
+    """Ids read as train ids would be other classes, without a word."""
+    values = np.full((20, 30), 26, dtype=np.uint8)  # a car by its id; no train id
+    values[:, 0], values[:, 1] = 7, 255
+    Image.fromarray(values).save(folder / "labels/a/2_l.png")
+    assert make(folder, classes="cityscapes19_ids").label_map(1)[0, :3].tolist() == [0, IGNORE_LABEL, 13]
+    assert make(folder, classes="ade150_png").label_map(1)[0, 1] == IGNORE_LABEL, "255 never counts, listed or not"
+    trained = make(folder, classes="cityscapes19_trainids")
+    assert trained.label_map(0)[0, 29] == 7, "all are train ids"
+    with pytest.raises(ValueError, match=r"a/2_l.png: cityscapes19_trainids: pixel values must be among .* got \[26\] .*is it the map of this form"):
+        trained.label_map(1)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
