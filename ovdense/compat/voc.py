@@ -37,9 +37,12 @@ def listed_names(text: str) -> tuple[str, ...]:
 
 
 def image_ids(names: Sequence[str]) -> tuple[int, ...]:
-    """Return integers for VOC's image names: their digits ("2007_000027" -> 2007000027) if all have only those, else 1, 2, ..."""
+    """Return integers for VOC's image names: their digits ("2007_000027" -> 2007000027) if all have only those, 15 at most, else 1, 2, ...
+
+    Arrays of detections hold ids as floats, which tell integers apart up to 2**53.
+    """
     digits = [n.replace("_", "") for n in names]
-    if all(d.isascii() and d.isdigit() and len(d) < 19 for d in digits) and len({int(d) for d in digits}) == len(names):
+    if all(d.isascii() and d.isdigit() and len(d) < 16 for d in digits) and len({int(d) for d in digits}) == len(names):
         return tuple(int(d) for d in digits)
     return tuple(range(1, len(names) + 1))
 

@@ -22,7 +22,7 @@ from ovdense.evaluation.base import DetectionMetric
 from ovdense.evaluation.ground_truth import GroundTruth, has_area, load_ground_truth, require_known
 from ovdense.evaluation.masks import Rle
 from ovdense.evaluation.protocol import package_version
-from ovdense.evaluation.records import as_detections, detection_record, keep_only, masks_of
+from ovdense.evaluation.records import as_detections, detection_record, keep_only, masks_of, require_exact
 from ovdense.evaluation.results_file import write_detections
 from ovdense.registry import METRICS
 from ovdense.text.class_maps import ClassSplit, load_class_split
@@ -323,4 +323,5 @@ def _load_categories(path: Path, names: Sequence[str], *, federated: bool, masks
     if len(id_of) < len(truth.categories):
         raise ValueError(f"{path}: category names must be unique, got {len(id_of)} names for {len(truth.categories)} categories")
     require_known(names, id_of, path)
+    require_exact(id_of.values(), f"{path}: ids of categories")
     return truth, np.array([id_of[n] for n in names], dtype=np.int64)

@@ -1,9 +1,18 @@
 """The detections of one image as a few small arrays, and those of all images as one."""
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ovdense.evaluation.masks import Rle, encode_masks, pack, unpack
+
+LARGEST_ID = 2**53  # arrays of detections are of float64, as pycocotools' are: beyond, ids would become others
+
+
+def require_exact(ids: Iterable[int], what: str) -> None:
+    """Raise ValueError for an id that a float64 does not hold as it is."""
+    large = next((i for i in ids if abs(i) > LARGEST_ID), None)
+    if large is not None:
+        raise ValueError(f"{what} must be integers of at most 53 bits to be measured, since results hold them as floats, got {large}; number them anew")
 
 
 def detection_record(
@@ -11,6 +20,7 @@ def detection_record(
     size_hw: tuple[int, int] = (0, 0),
 ) -> dict:  # fmt: skip
     """Return what metrics keep of an image; `masks`, (N, H, W) bool or (N,) RLEs, are held as run lengths. `num_predicted`: how many came in."""
+    require_exact((image_id,), "ids of images")
     record = {"image_id": image_id, "boxes": boxes_xyxy, "scores": scores, "labels": labels, "num_predicted": num_predicted}
     if masks is not None:
         data, lengths = pack(masks.tolist() if masks.dtype == object else encode_masks(masks))

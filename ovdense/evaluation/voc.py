@@ -60,7 +60,7 @@ class VocMetric(DetectionMetric):
 
     `ann_file` is the split, .../ImageSets/Main/NAME.txt. Difficult boxes count neither for nor against; classes without
     other boxes are left out of the mean. `img_id` is the image's name in the split, or its digits as an integer
-    ("2007_000027" -> 2007000027), or its place 1, 2, ... where names have more than digits. The split's objects of
+    ("2007_000027" -> 2007000027), or its place 1, 2, ... where names have more than digits, or more than 15 of them. The split's objects of
     classes that are not asked for are left out. Other arguments: see `DetectionMetric`.
     """
 

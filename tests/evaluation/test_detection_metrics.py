@@ -266,6 +266,22 @@ def test_metric__an_image_twice_or_none_at_all_raises(tmp_path):
         evaluate(LvisMetric(ann_file=path), [], NAMES)
 
 
+@pytest.mark.parametrize(("key", "field"), [("images", "image_id"), ("categories", "category_id")])
+def test_metric__ids_are_what_the_file_says_or_an_error(tmp_path, key, field):
+    """Neighbours of 2**53 are one number as floats: detections would belong to another image, and the AP be 0."""
+    for offset in (-2, 1):
+        path = write_lvis(tmp_path / "a.json", {1: [("cat", (10, 10, 50, 50))], 2: []}, [{"name": "cat", "frequency": "f"}])
+        content = json.loads(path.read_text())
+        content[key][0]["id"] = content["annotations"][0][field] = large = 2**53 + offset
+        path.write_text(json.dumps(content))
+        samples = [sample(content["images"][0]["id"], [(10, 10, 50, 50)], [0.9], [0]), sample(2)]
+        if offset < 0:
+            assert evaluate(CocoMetric(ann_file=path), samples, ["cat"])["coco/bbox_AP"] == pytest.approx(100)
+        else:
+            with pytest.raises(ValueError, match=f"ids of {key} must be integers of at most 53 bits .*got {large}; number them anew"):
+                evaluate(CocoMetric(ann_file=path), samples, ["cat"])
+
+
 def test_metric__wrong_set_up_raises_with_the_first_batch(tmp_path):
     path = write_lvis(tmp_path / "a.json", {1: []}, CLASSES)
     cases = [

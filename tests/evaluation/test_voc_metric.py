@@ -64,6 +64,14 @@ def test_voc__counts_from_one_and_takes_iou_of_exactly_half(tmp_path):
         assert got == pytest.approx({"voc/mAP": 100, "voc/mAP_11point": 100})
 
 
+def test_voc__names_of_many_digits_are_told_apart(tmp_path):
+    """Times as names: 17 digits, which floats of 64 bits round to the nearest sixteen."""
+    names = [f"202311051230456{n:02d}" for n in range(40)]
+    split = write_voc(tmp_path, {n: [("cat", (11, 11, 20, 20), False)] for n in names})
+    got = evaluate(VocMetric(ann_file=split), [sample(n, [(10, 10, 20, 20)], [0.5], [0]) for n in names], ["cat"])
+    assert got == pytest.approx({"voc/mAP": 100, "voc/mAP_11point": 100})
+
+
 def test_voc__difficult_is_ignored_and_other_classes_are_left_out(tmp_path):
     box, hard = (1, 1, 50, 50), (101, 101, 150, 150)
     split = write_voc(tmp_path, {"a": [("cat", box, False), ("cat", hard, True), ("dog", box, True)], "b": [("sofa", box, False)]})
