@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -33,8 +34,8 @@ def _require_masks(masks_NHW: Tensor, count: int, size_hw: tuple[int, int]) -> N
 class ClassEntry:
     """One class of a vocabulary.
 
-    `name` is the key and is unique in its vocabulary; `noun` is what a person would say (a trailing qualifier as in
-    LVIS's "bow_(weapon)" is cut, underscores become blanks) and may be shared by several classes. `kind` completes
+    `name` is the key and is unique in its vocabulary; `noun` is what a person would say (a qualifier at the end, as in
+    LVIS's "bow_(weapon)", is cut, underscores become blanks) and may be shared by several classes. `kind` completes
     DesCo's "a kind of ..."; `similar` names things that it is easily confused with. `frequency` is LVIS's r, c or f.
     """
 
@@ -58,8 +59,10 @@ class ClassEntry:
 
     @property
     def noun(self) -> str:
-        """Return the name as a person would say it: "bow_(weapon)" -> "bow", "hot_dog" -> "hot dog"."""
-        bare = self.name.split("_(")[0].split(" (")[0]
+        """Return the name as a person would say it: "bow_(weapon)" -> "bow", "hot_dog" -> "hot dog"; "a man (in red) with a dog" stays whole."""
+        bare = self.name.split("_(")[0]
+        if self.name.rstrip().endswith(")"):
+            bare = bare.split(" (")[0]
         return " ".join(bare.replace("_", " ").split()) or self.name.strip()
 
 
@@ -101,11 +104,15 @@ class Vocabulary(Sequence):
     def names(self) -> tuple[str, ...]:
         return tuple(e.name for e in self.entries)
 
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {entry.name: k for k, entry in enumerate(self.entries)}
+
     def index(self, name: str, *_) -> int:
         """Return the class index of `name`; KeyError with near matches for an unknown one."""
         try:
-            return self.names.index(name)
-        except ValueError:
+            return self._index_of[name]
+        except KeyError:
             near = difflib.get_close_matches(name, self.names, n=3)
             hint = f"did you mean {', '.join(map(repr, near))}?" if near else f"the first of {len(self)} are {self.names[:5]}"
             raise KeyError(f"class {name!r} is not in the vocabulary; {hint}") from None

@@ -24,6 +24,8 @@ NOUNS = [  # name, noun, why
     ("hot_dog", "hot dog", "underscores are blanks"),
     ("bow_(weapon)", "bow", "LVIS's qualifier is cut"),
     ("bow (weapon)", "bow", "with a blank too"),
+    ("a man (in red) with a dog", "a man (in red) with a dog", "what stands inside a text is no qualifier"),
+    ("monitor_(computer_equipment) computer_monitor", "monitor", "LVIS's one name that goes on behind its qualifier"),
     ("  big   cat ", "big cat", "no double blanks"),
     ("(weapon)", "(weapon)", "a qualifier alone is the name"),
     ("_", "_", "nothing but blanks would be left"),
