@@ -127,7 +127,7 @@ class DescoNetwork(_Network):
     outputs = ("scores", "boxes", "centerness")
 
     def __init__(self, model: Any, fold: bool, size_hw: tuple[int, int]) -> None:
-        from ovdense.methods.desco.model import _rows
+        from ovdense.methods.desco.chunks import chunk_rows
 
         super().__init__(_without(model, "text_encoder"))
         if not fold:
@@ -136,7 +136,7 @@ class DescoNetwork(_Network):
             raise CannotExport('pool="max" looks at the tokens one by one; take pool="mean" or "power"')
         chunks = model.text()
         self.chunks = chunks
-        hidden, valid, together = _rows(chunks, 1)
+        hidden, valid, together = chunk_rows(chunks, 1)
         for name, value in (("hidden", hidden), ("valid", valid), ("together", together)):
             self.register_buffer(name, value if value is None else value.detach().clone(), persistent=False)
         self.order = torch.cat([c.classes for c in chunks]).argsort().tolist()

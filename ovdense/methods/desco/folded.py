@@ -10,7 +10,8 @@ from typing import Any
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 
-from ovdense.methods.desco.model import Desco, EncodedChunk
+from ovdense.methods.desco.chunks import EncodedChunk
+from ovdense.methods.desco.model import Desco
 from ovdense.registry import MODELS
 from ovdense.structures import ClassEntry, TokenizedText, Vocabulary
 

@@ -4,6 +4,7 @@ Backbone and pyramid run once an image, the language model once a vocabulary; th
 vocabulary (a caption of several classes) on the image's features.
 """
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ovdense.heads.decode import select_detections
 from ovdense.heads.segment import without_padding
 from ovdense.heads.similarity import pool_tokens
 from ovdense.methods.base import OpenVocabModel, built
+from ovdense.methods.desco.chunks import EncodedChunk, chunk_rows, class_tokens, looks_at
 from ovdense.methods.desco.criterion import DescoCriterion
 from ovdense.methods.desco.head import DescoHead
 from ovdense.methods.desco.settings import TestSettings
@@ -25,27 +27,8 @@ from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap, ImageTarget, Results, TokenizedText, Vocabulary
 from ovdense.text.evaluation_prompts import text_chunks
 from ovdense.text.phrases import phrase_map
-from ovdense.text.piecewise import NO_PIECE, PiecewiseTextEncoder, piece_of_token
+from ovdense.text.piecewise import PiecewiseTextEncoder, piece_of_token
 from ovdense.text.prompts import PromptChunk, chunk_vocabulary, require_all_asked
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedChunk:
-    """One caption of the vocabulary, encoded: `hidden_LD`, no padding; `tokens_KL` (its classes, L); `classes` their indices.
-
-    `piece_L`: the piece of each token where pieces are read apart, else None. `background_NL`: the tokens of the background classes.
-    """
-
-    hidden_LD: Tensor
-    piece_L: Tensor | None
-    tokens_KL: Tensor
-    background_NL: Tensor
-    classes: Tensor
-
-    def to(self, device: torch.device) -> "EncodedChunk":
-        """Return the chunk with its tensors on `device`."""
-        return EncodedChunk(hidden_LD=self.hidden_LD.to(device), piece_L=None if self.piece_L is None else self.piece_L.to(device),
-                            tokens_KL=self.tokens_KL.to(device), background_NL=self.background_NL.to(device), classes=self.classes.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +40,6 @@ class ChunkScores:
     boxes_Q4: Tensor
     num_per_level: tuple[int, ...]
     classes: Tensor
-
-
-def looks_at(piece_BL: Tensor, valid_BL: Tensor) -> Tensor:
-    """Return (B, L, L) bool: tokens see the valid tokens of their own piece; those of no piece see all valid ones."""
-    same = piece_BL[:, :, None] == piece_BL[:, None, :]
-    return (same | (piece_BL == NO_PIECE)[:, :, None]) & valid_BL[:, None, :]
-
-
-def _rows(group: Sequence[EncodedChunk], batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the tokens (G * batch, L, D), which are real, and what may be looked at, padded to the longest; chunk by chunk, `batch` rows each."""
-    hidden = nn.utils.rnn.pad_sequence([c.hidden_LD for c in group], batch_first=True)
-    lengths = torch.tensor([len(c.hidden_LD) for c in group], device=hidden.device)
-    valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
-    together = None
-    if group[0].piece_L is not None:
-        pieces = nn.utils.rnn.pad_sequence([c.piece_L for c in group], batch_first=True, padding_value=NO_PIECE)
-        together = looks_at(pieces, valid).repeat_interleave(batch, 0)
-    return hidden.repeat_interleave(batch, 0), valid.repeat_interleave(batch, 0), together
 
 
 @MODELS.register_module()
@@ -101,6 +66,7 @@ class Desco(OpenVocabModel):
         self.criterion = DescoCriterion(**(criterion or {}))
         self.test = TestSettings(**(test or {}))
         self._chunks: tuple[Any, list[EncodedChunk]] | None = None
+        self._told_of_cut_text = False
         call_after_load(self, "_forget")
 
     def train(self, mode: bool = True) -> "Desco":
@@ -136,15 +102,16 @@ class Desco(OpenVocabModel):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[PromptChunk]) -> list[EncodedChunk]:
-        """Return the captions encoded, one chunk each; ValueError names one that is over `max_tokens`."""
+        """Return the captions encoded, one chunk each, in full precision; ValueError names one that is over `max_tokens`, and text without a token."""
         tokenizer, chunks = self.text_encoder.tokenizer, []
         for start in range(0, len(prompts), 16):
             group = prompts[start : start + 16]
             tokenized = tokenizer.encode([p.caption for p in group], max_tokens=self.test.max_tokens).to(self.device)
-            hidden, pieces = self.text_encoder.encode(tokenized), self._pieces(tokenized)
+            with torch.autocast(self.device.type, enabled=False):  # it is kept: whoever asks first does not decide the precision
+                hidden, pieces = self.text_encoder.encode(tokenized), self._pieces(tokenized)
             for b, p in enumerate(group):
                 length = int(tokenized.valid_BL[b].sum())
-                tokens, background = (phrase_map(tokenized, b, spans).tokens_PL[:, :length] for spans in (p.spans_per_class, p.background_spans))
+                tokens, background = (class_tokens(tokenized, b, spans)[:, :length] for spans in (p.spans_per_class, p.background_spans))
                 chunks.append(
                     EncodedChunk(
                         hidden_LD=hidden[b, :length],
@@ -171,7 +138,7 @@ class Desco(OpenVocabModel):
         for start in range(0, len(text), step):
             group = text[start : start + step]
             # rows ordered chunk by chunk, the images of a chunk together; the head projects each image once for all of them
-            hidden, valid, together = _rows(group, batch)
+            hidden, valid, together = chunk_rows(group, batch)
             out = self.head(maps, hidden, valid, together)
             if anchors is None:
                 anchors = grid_anchors(out.sizes_hw, strides, scale=self.criterion.anchor_scale, device=hidden.device)
@@ -279,7 +246,7 @@ class Desco(OpenVocabModel):
         best, step = [], self.test.chunks_at_a_time(maps, self.head.embed_width)
         for start in range(0, len(text), step):
             group = text[start : start + step]
-            score_BQL = self.head.match(maps, *_rows(group, 1)).logit_BQL.float().sigmoid()
+            score_BQL = self.head.match(maps, *chunk_rows(group, 1)).logit_BQL.float().sigmoid()
             best += [self._class_scores(s[None, :, : len(c.hidden_LD)], c).max() for s, c in zip(score_BQL, group)]
         keep = max(1, math.ceil(self.test.prefilter_keep * len(text)))
         return [text[n] for n in sorted(torch.stack(best).topk(keep).indices.tolist())]
@@ -296,7 +263,20 @@ class Desco(OpenVocabModel):
         together = None if pieces is None else looks_at(pieces, tokenized.valid_BL)
         out = self.head([f.tensor_BCHW for f in features], self.text_encoder.encode(tokenized), tokenized.valid_BL, together)
         positive = [phrase_map(tokenized, b, t.positive_spans).tokens_PL for b, t in enumerate(targets)]
+        self._tell_of_cut_text(targets, positive)
         return self.criterion(out, [f.stride for f in features], [t.boxes_xyxy for t in targets], positive)
+
+    def _tell_of_cut_text(self, targets: Sequence[ImageTarget], positive: Sequence[Tensor]) -> None:
+        """Warn, once, of boxes whose words have no token in their caption: they are trained as boxes that no text speaks of."""
+        cut = [t.file_name for t, tokens_NL in zip(targets, positive) if any(s and not f for s, f in zip(t.positive_spans, tokens_NL.any(1).tolist()))]
+        if cut and not self._told_of_cut_text:
+            self._told_of_cut_text = True
+            warnings.warn(
+                f"the words of a box of {cut[0]} have no token among the first {self.test.max_tokens} (model.test.max_tokens): no text speaks of it. "
+                f"The release's captions may be so long (published_quirks); else give the transform that writes them max_tokens={self.test.max_tokens - 2} "
+                "and the model's tokenizer. Others are not told of",
+                stacklevel=2,
+            )
 
     def _pieces(self, tokenized: TokenizedText) -> Tensor | None:
         return piece_of_token(tokenized) if isinstance(self.text_encoder, PiecewiseTextEncoder) else None

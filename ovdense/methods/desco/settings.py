@@ -41,8 +41,16 @@ class TestSettings:
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
-        if self.max_classes is not None and self.max_classes < 1:
-            raise ValueError(f"max_classes must be at least 1, or None, got {self.max_classes}")
+        for field in ("max_classes", "max_tokens", "pre_nms", "chunk_dets", "max_dets"):
+            amount = getattr(self, field)
+            if amount is None and field in ("max_classes", "max_dets"):
+                continue
+            if not isinstance(amount, int) or amount < 1:
+                raise ValueError(f"{field} must be at least 1{', or None for all' if field in ('max_classes', 'max_dets') else ''}, got {amount!r}")
+        if not 0 <= self.score_thr < 1:
+            raise ValueError(f"score_thr must lie in 0..1, 1 excluded, got {self.score_thr}")
+        if not 0 < self.nms_iou <= 1:
+            raise ValueError(f"nms_iou must lie in 0..1, 0 excluded, got {self.nms_iou}")
         if not 0 < self.prefilter_keep <= 1:
             raise ValueError(f"prefilter_keep must lie in 0..1, 0 excluded (1: every chunk is scored), got {self.prefilter_keep}")
         if self.prefilter_pool < 1 or (self.chunk_batch != "fill" and (not isinstance(self.chunk_batch, int) or self.chunk_batch < 1)):

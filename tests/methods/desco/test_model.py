@@ -1,4 +1,5 @@
 """The detector as a user meets it: vocabularies, chunks, batches, losses. Tiny, random weights, no data."""
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -201,8 +202,34 @@ def test_loss__a_caption_over_the_limit_loses_its_cut_spans_only():
     model = tiny(max_tokens=16).train()
     batch = training_batch()
     batch = {k: v[:1] for k, v in batch.items()}
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    with pytest.warns(UserWarning, match=r"words of a box of 0.jpg have no token among the first 16 .*max_tokens=14"):
+        losses = model(**model.data_preprocessor(batch, True), mode="loss")
     assert all(torch.isfinite(v) for v in losses.values()) and losses["loss_box"] > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once; and never where all words have their tokens
+        model(**model.data_preprocessor(batch, True), mode="loss")
+        whole = tiny().train()
+        whole(**whole.data_preprocessor(training_batch(), True), mode="loss")
+
+
+def test_text__is_the_same_whoever_asks_first():
+    """The text is kept: the precision of the first image must not decide that of a later one's text."""
+    model = tiny()
+    model.set_vocabulary(VOCABULARY, prompt="descriptions")
+    want = [chunk.hidden_LD for chunk in model.text()]
+    model.train().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = predict(model, [image(0)], [target(0)])[0]
+        got = [chunk.hidden_LD for chunk in model.text()]
+    assert len(found) and all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("names", [["\u200b"], ["cat", "\u200b", "dog"], ["cat", "\u200b\u200b"]])
+def test_text__a_class_without_a_token_is_an_error(names):
+    model = tiny()
+    model.set_vocabulary(Vocabulary.of(names))
+    with pytest.raises(ValueError, match="text of a class must give a token, '.u200b.* gives none"):
+        model.text()
 
 
 def test_text__is_encoded_anew_after_loading_weights():
@@ -267,9 +294,15 @@ def test_chunks_at_a_time__fill_the_memory_that_is_given():
     assert TestSettings(chunk_batch=3).chunks_at_a_time(maps, 512) == 3
 
 
-@pytest.mark.parametrize("wrong", [dict(chunk_batch=0), dict(chunk_batch="all"), dict(chunk_memory_gib=0), dict(pool="avg"), dict(max_classes=0)])
+WRONG_AMOUNTS = [
+    dict(chunk_batch=0), dict(chunk_batch="all"), dict(chunk_memory_gib=0), dict(pool="avg"), dict(max_classes=0), dict(max_dets=-1), dict(chunk_dets=0),
+    dict(pre_nms=0), dict(max_tokens=None), dict(score_thr=-0.1), dict(score_thr=1.0), dict(nms_iou=0.0), dict(nms_iou=60),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_AMOUNTS)
 def test_settings__wrong_amounts(wrong):
-    with pytest.raises(ValueError, match="at least 1|positive|pool must be"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* must|chunk_batch must|pool must be"):
         TestSettings(**wrong)
 
 
