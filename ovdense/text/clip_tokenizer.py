@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from unicodedata import normalize
 
 from ovdense.structures import TokenizedText
 from ovdense.text.tokenizers import Overflow, Pad, Span, assemble, check_request, overflow_error
@@ -78,8 +79,12 @@ class OpenClipTokenizer:
 
 
 def _char_positions(clean: str, caption: str) -> list[int]:
-    """Return, for each character of the cleaned text, its place in the caption; blanks get the place of what is before them."""
-    places = [match.start() for match in re.finditer(r"\S", caption)]
+    """Return, for each character of the cleaned text, its place in the caption; blanks get the place of what is before them.
+
+    A letter and its accent (decomposed Unicode, as in file names of macOS) are one character of the cleaned text.
+    """
+    letters = re.finditer(r"\S[\u0300-\u036f]*", caption)
+    places = [match.start() + n for match in letters for n in range(len(normalize("NFC", match.group())))]
     if sum(not char.isspace() for char in clean) != len(places):
         raise ValueError(
             "captions must keep their characters when CLIP cleans them (entities, "

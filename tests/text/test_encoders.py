@@ -228,6 +228,9 @@ def test_openclip_tokenizer__spans_and_errors(clip_name):
     # the last character is two byte pairs
     assert [caption[slice(*s)] for s in spans if s] == ["A", "red", "Chair", "-", "leg", ",", "東", "東"]
     assert tokenizer.count(caption) == 8
+    decomposed = tokenizer.encode(["cafe\u0301 and dog"])  # a letter and its accent, as file names have them
+    assert torch.equal(decomposed.ids_BL, tokenizer.encode(["caf\u00e9 and dog"]).ids_BL)
+    assert ["cafe\u0301 and dog"[slice(*s)] for s in decomposed.char_spans[0] if s][-2:] == ["and", "dog"]
     with pytest.raises(ValueError, match="write 'salt & pepper'"):
         tokenizer.encode(["salt &amp; pepper"])
     with pytest.raises(ValueError, match="at most 77 tokens, got 102"):
