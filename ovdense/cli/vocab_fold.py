@@ -20,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument("out", help="file to write, such as desco_coco80.pth")
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--vocab", metavar="NAME|FILE", help="classes: lvis, coco, voc, or a file (.txt with one name a line, .json)")
-    asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair left of the table"')
+    asked.add_argument("--texts", metavar="TEXT", help='what to look for, each with a full stop: "cat. a red chair. not: dog" (a dog only competes)')
     parser.add_argument("--prompt", choices=("names", "descriptions", "texts"), default="names",
                         help="ask by names, by descriptions, or by names that are whole texts (default: %(default)s)")
     return parser.parse_args(argv)
@@ -33,23 +33,25 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         from ovdense.methods.checkpoints import write_checkpoint
         from ovdense.methods.desco.folded import fold
         from ovdense.methods.desco.model import Desco
-        from ovdense.structures import Vocabulary
+        from ovdense.rivals import with_rivals
         from ovdense.text.phrases import parse_queries
         from ovdense.text.vocabulary import load_vocabulary
+        from ovdense.text.wanted import wanted_of
 
         out = Path(args.out).expanduser()
         if out.is_dir():
             raise ValueError(f"OUT must be a file, got the folder {out}")
         require_other(out, (args.config, args.checkpoint, args.vocab), "OUT")
-        vocabulary = load_vocabulary(args.vocab) if args.texts is None else Vocabulary.of(parse_queries(args.texts))
+        wanted = wanted_of(load_vocabulary(args.vocab) if args.texts is None else parse_queries(args.texts))
         model = load_model(args.config, args.checkpoint, "cpu")
         if not isinstance(model, Desco):
             raise ValueError(f"only a Desco model can be folded, {args.config} has {type(model).__name__}")
-        model.set_vocabulary(vocabulary, prompt=args.prompt)
+        model.set_vocabulary(with_rivals(wanted, wants_background=False, within=True).asked, prompt=args.prompt)
         folded = fold(model)
         write_checkpoint(out, folded)
     whole = sum(t.numel() for t in model.state_dict().values())
     kept = sum(t.numel() for t in folded["state_dict"].values())
-    print(f"{len(vocabulary)} classes in {len(folded['chunks'])} captions, {kept:,} of {whole:,} numbers of the model; written to {out}")
+    rivals = f" and {len(wanted.negatives)} that only compete" if wanted.negatives else ""
+    print(f"{len(wanted.vocabulary)} classes{rivals} in {len(folded['chunks'])} captions, {kept:,} of {whole:,} numbers of the model; written to {out}")
     return 0
 

@@ -152,3 +152,20 @@ def test_unfold__says_what_is_wrong_with_a_file():
         unfold(cfg() | {"neck": dict(type="ovdense.layers.fpn.FeaturePyramid", in_channels=(112, 320), out_channels=32, num_extra=2)}, folded)
     with pytest.raises(ValueError, match="each of the 11 classes once"):
         unfold(cfg(), folded | {"chunks": folded["chunks"][1:]})
+
+
+def test_fold_command__what_is_marked_as_a_negative_only_competes(tmp_path, capsys):
+    from mmengine.config import Config
+
+    from ovdense.cli.vocab_fold import main
+
+    Config(dict(model=cfg(max_classes=3))).dump(tmp_path / "tiny.py")
+    write_checkpoint(tmp_path / "weights.pth", {"state_dict": tiny(max_classes=3).state_dict()})
+    files = [str(tmp_path / name) for name in ("tiny.py", "weights.pth", "folded.pth")]
+    assert main([*files, "--texts", "cat. dog. not: sofa"]) == 0
+    served = unfold(cfg(max_classes=3), read_checkpoint(tmp_path / "folded.pth"))
+    assert [(e.name, e.is_background) for e in served.vocabulary] == [("cat", False), ("dog", False), ("sofa", True)]
+    assert "2 classes and 1 that only compete in 1 captions" in capsys.readouterr().out
+    (tmp_path / "names.txt").write_text("cat\nnot: sofa\n")
+    assert main([*files, "--vocab", str(tmp_path / "names.txt")]) == 0
+    assert [e.is_background for e in unfold(cfg(max_classes=3), read_checkpoint(tmp_path / "folded.pth")).vocabulary] == [False, True]
