@@ -143,7 +143,7 @@ class _NegativeStream:
 def _select(
     rng: Draws, vocabulary: Vocabulary, image: ImageClasses, spec: QuerySpec, near: Sequence[frozenset[int]], names_only: bool
 ) -> tuple[list[int], dict[int, DescriptionPiece]]:
-    """Return the chosen classes in random order, each with its piece; texts differ, and no negative says what a positive could."""
+    """Return the chosen classes in random order, each with its piece; texts differ, and no negative says what a class that may be there could."""
     positives = image.positives
     if names_only and spec.num_name_negatives is not None:
         most = spec.num_name_negatives
@@ -153,7 +153,7 @@ def _select(
     if spec.only_negatives and rng.random() < spec.only_negatives:
         num_pos, num_neg = 0, spec.num_pieces
     chosen = shuffled(rng, positives)[:num_pos]
-    taken = frozenset().union(*(possible_texts(vocabulary[k]) for k in positives))
+    taken = frozenset().union(*(possible_texts(vocabulary[k]) for k in {*positives, *image.present}))
     pieces = {k: _draw_piece(rng, vocabulary[k], spec, names_only) for k in chosen}
     negatives, texts = [], set()
     # a caption asks for something: where the draw says "no class at all", one negative, or else one positive, is asked for
@@ -217,7 +217,7 @@ def build_description_query(
 
     `count` gives the tokens of a text without special ones. A box is kept if the caption holds a text of its class (so
     classes that read the same share one span); the others are dropped: the caption does not ask for them, and the
-    caption never holds a negative that reads as a positive could. `near`: `confusable_classes(vocabulary)`, passed where
+    caption never holds a negative that reads as a class which may be in the image could. `near`: `confusable_classes(vocabulary)`, passed where
     many queries are made. `names_only`: GLIP's form "noun. noun. noun".
     """
     near = confusable_classes(vocabulary) if near is None and spec.confusable else near or ()

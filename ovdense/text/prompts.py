@@ -126,10 +126,10 @@ def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPie
         return [name_piece(entry) for entry in vocabulary]
     if prompt != "descriptions":
         raise ValueError(f"prompt must be 'names' or 'descriptions', got {prompt!r}")
-    bare = [entry.name for entry in vocabulary if not entry.descriptions]
+    bare = [entry.name for entry in vocabulary if not entry.descriptions and not entry.is_background]  # what only competes needs none
     if bare:
         warnings.warn(
-            f"{len(bare)} of {len(vocabulary)} classes have no description and are prompted by name and kind alone "
+            f"{len(bare)} of {sum(not entry.is_background for entry in vocabulary)} classes have no description and are prompted by name and kind alone "
             f"(the first: {', '.join(repr(n[:80]) for n in bare[:3])}); attach some with text.vocabulary.with_descriptions",
             stacklevel=3,
         )
