@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovdense.heads.anchors import grid_anchors
+from ovdense.heads.anchors import decode_deltas, encode_deltas, grid_anchors
 from ovdense.losses import UNMATCHED
 from ovdense.methods.desco.convert import convert_head
 from ovdense.methods.desco.criterion import DescoCriterion
@@ -99,9 +99,6 @@ def test_fusion_head__logits_are_clamped(head_case):
         assert (logit[i] - want).abs().max() <= 2e-4 * np.exp(11.8 - 2)
 
 
-LOSS_CASES = ("two_images", "one_image_without_boxes", "all_images_without_boxes", "caption_fills_256", "box_with_no_token", "caption_fills_256_muted")
-
-
 def loss_inputs(case, seed):
     """Return the head's outputs (leaves that take gradients first), the boxes and the positive tokens of a case."""
     (width, height), images, key = case["image_size_wh"], case["images"], case["random_key"]
@@ -126,28 +123,62 @@ def loss_inputs(case, seed):
     return (logit, delta, centerness), outputs, boxes, positive
 
 
-@pytest.mark.parametrize("name", LOSS_CASES)
-def test_losses__equal_the_published_code(golden_root, name):
+@pytest.fixture(scope="module")
+def loss_cases(golden_root):
+    """Return the cases by name, the stored arrays, and the seed of all."""
     folder = golden_root / "desco" / "losses"
-    case = json.loads((folder / "cases.json").read_text())[name]
-    arrays, expected = np.load(folder / "outputs.npz"), case["expected"]
-    criterion = DescoCriterion(no_object_token=not case["muted_last_token"])
+    cases = {name: case for name, case in json.loads((folder / "cases.json").read_text()).items() if "images" in case}
+    assert any(not image["boxes_xyxy"] for case in cases.values() for image in case["images"]) and any(case["muted_last_token"] for case in cases.values())
+    first = next(iter(cases.values()))
 
     def error(seed):
-        return abs(criterion(loss_inputs(case, seed)[1], STRIDES, *loss_inputs(case, seed)[2:])["loss_token"].item() - expected["loss_dot_product_token"])
+        _, outputs, boxes, positive = loss_inputs(first, seed)
+        return abs(criterion_of(first)(outputs, STRIDES, boxes, positive)["loss_token"].item() - first["expected"]["loss_dot_product_token"])
 
-    leaves, outputs, boxes, positive = loss_inputs(case, matching_seed(seeds_of(golden_root, "desco", "losses"), error))
-    anchors = grid_anchors(outputs.sizes_hw, STRIDES)
-    match_BQ = criterion.assign(anchors, [h * w for h, w in outputs.sizes_hw], boxes)
-    target = criterion.token_target(match_BQ, positive, 256)
-    for b in range(len(boxes)):
-        assert np.flatnonzero(match_BQ[b].numpy() != UNMATCHED).tolist() == arrays[f"{name}.{b}.pos_anchor"].tolist()
-        assert int(target[b].sum()) == int(arrays[f"{name}.{b}.n_token_target_ones"])
-    losses = criterion(outputs, STRIDES, boxes, positive)
-    assert losses["loss_token"].item() == pytest.approx(expected["loss_dot_product_token"], rel=1e-4)
-    if expected["loss_reg"] and any(image["boxes_xyxy"] for image in case["images"]):
-        assert losses["loss_box"].item() == pytest.approx(expected["loss_reg"], rel=1e-4)
-        assert losses["loss_centerness"].item() == pytest.approx(expected["loss_centerness"], rel=1e-4)
-    sum(losses.values()).backward()
-    for tensors, wanted in zip(leaves, (expected["grad_norm_logits"], expected["grad_norm_reg"], expected["grad_norm_ctr"])):
-        assert [float(t.grad.norm()) for t in tensors] == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+    return cases, np.load(folder / "outputs.npz"), matching_seed(seeds_of(golden_root, "desco", "losses"), error)
+
+
+def criterion_of(case):
+    return DescoCriterion(no_object_token=not case["muted_last_token"])
+
+
+def test_losses__equal_the_published_code(loss_cases):
+    cases, arrays, seed = loss_cases
+    for name, case in cases.items():
+        leaves, outputs, boxes, positive = loss_inputs(case, seed)
+        expected, losses = case["expected"], criterion_of(case)(outputs, STRIDES, boxes, positive)
+        for ours, theirs in (("loss_token", "loss_dot_product_token"), ("loss_box", "loss_reg"), ("loss_centerness", "loss_centerness")):
+            assert losses[ours].item() == pytest.approx(expected[theirs], rel=1e-4, abs=1e-7), name
+        sum(losses.values()).backward()
+        for tensors, part in zip(leaves, ("logits", "reg", "ctr")):
+            assert [float(t.grad.norm()) for t in tensors] == pytest.approx(expected[f"grad_norm_{part}"], rel=1e-4, abs=1e-7), name
+            stored = {int(key.rsplit(".", 1)[1]): arrays[key] for key in arrays.files if key.startswith(f"{name}.grad_{part}.")}
+            assert stored
+            for level, wanted in stored.items():
+                assert np.abs(tensors[level].grad.numpy() - wanted).max() <= 1e-4 * np.abs(wanted).max() + 1e-9, name
+
+
+def test_targets__equal_the_published_code(loss_cases):
+    cases, arrays, seed = loss_cases
+    for name, case in cases.items():
+        _, outputs, boxes, positive = loss_inputs(case, seed)
+        criterion, anchors = criterion_of(case), grid_anchors(outputs.sizes_hw, STRIDES)
+        match_BQ = criterion.assign(anchors, [h * w for h, w in outputs.sizes_hw], boxes)
+        target = criterion.token_target(match_BQ, positive, outputs.tokens.logit_BQL.shape[-1])
+        for b in range(len(boxes)):
+            matched = match_BQ[b] != UNMATCHED
+            assert np.flatnonzero(matched.numpy()).tolist() == arrays[f"{name}.{b}.pos_anchor"].tolist(), name
+            assert int(target[b].sum()) == int(arrays[f"{name}.{b}.n_token_target_ones"]), name
+            deltas = encode_deltas(boxes[b][match_BQ[b, matched]], anchors[matched])
+            assert np.abs(deltas.numpy() - arrays[f"{name}.{b}.pos_reg_target"]).max(initial=0.0) < 1e-4, name
+            if f"{name}.{b}.pos_token_target" in arrays.files:
+                assert (target[b, matched].numpy() == np.unpackbits(arrays[f"{name}.{b}.pos_token_target"], axis=1)).all(), name
+
+
+def test_box_deltas__equal_the_published_coder(golden_root):
+    case = json.loads((golden_root / "desco" / "losses" / "cases.json").read_text())["box_coder"]
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])  # the case's boxes count pixels: x2 = x1 + width - 1
+    anchors, boxes = torch.tensor(case["anchors"]) + whole, torch.tensor(case["gt"]) + whole
+    torch.testing.assert_close(encode_deltas(boxes, anchors), torch.tensor(case["encoded"]), atol=1e-5, rtol=1e-5)
+    for deltas, decoded in ((case["encoded"], case["decoded_back"]), (case["other_deltas"], case["decoded_other"])):
+        torch.testing.assert_close(decode_deltas(torch.tensor(deltas), anchors) - whole, torch.tensor(decoded), atol=1e-3, rtol=1e-5)
