@@ -24,6 +24,7 @@ from ovdense.text.anchored import AnchoredTextEncoder
 from ovdense.text.bank import class_bank
 from ovdense.text.cache import EmbeddingCache, Embeds
 from ovdense.text.encoders import BertTextEncoder, OpenClipTextEncoder
+from ovdense.text.prompts import find_templates
 from ovdense.vision.dense import ConseEncoder, DenseImageEncoder
 from ovdense.vision.dense_clip import ClipDenseEncoder
 from ovdense.vision.imagenet import imagenet_glosses, imagenet_names
@@ -46,6 +47,11 @@ class DualEncoder(nn.Module):
         """Return unit rows of a vocabulary, or of bare names in their order; synonyms are further rows of their class."""
         vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.of(classes)
         return class_bank(vocabulary, self.text, self.templates, use_synonyms=use_synonyms, cache=cache)
+
+    def embed(self, words: Sequence[str], cache: EmbeddingCache | None = None) -> Tensor:
+        """Return a unit row (M, D) on the CPU for each of M words or phrases, said in the templates; for many at once, whatever classes they belong to."""
+        templates = find_templates(self.templates) if isinstance(self.templates, str) else tuple(self.templates)
+        return (cache.embed(self.text, words, templates) if cache else self.text.embed(words, templates)).cpu()
 
     @torch.no_grad()
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
@@ -141,6 +147,10 @@ class ConseDualEncoder(DualEncoder):
     def encode_text(self, classes: Vocabulary | Sequence[str], use_synonyms: bool = False, cache: EmbeddingCache | None = None) -> ClassBank:
         self._follow_text()
         return super().encode_text(classes, use_synonyms, cache)
+
+    def embed(self, words: Sequence[str], cache: EmbeddingCache | None = None) -> Tensor:
+        self._follow_text()
+        return super().embed(words, cache)
 
 
 @MODELS.register_module()

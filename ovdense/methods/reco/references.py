@@ -123,8 +123,11 @@ class ReferenceBuilder:
         return tuple(dict.fromkeys((noun, *(entry.synonyms if self.retrieval.use_synonyms else ()))))
 
     def texts(self, encoder: DualEncoder, classes: Sequence[ClassEntry]) -> Tensor:
-        """Return (K, D) unit vectors of the classes in a dual encoder's space."""
-        return torch.stack([average_unit(encoder.encode_text(self.said(entry)).rows_MD) for entry in classes])
+        """Return (K, D) unit vectors of the classes in a dual encoder's space; all words are encoded together, and kept on disk."""
+        said = [self.said(entry) for entry in classes]
+        words = list(dict.fromkeys(word for words in said for word in words))
+        row_of = dict(zip(words, encoder.embed(words, self.cache)))
+        return torch.stack([average_unit(torch.stack([row_of[word] for word in words])) for words in said])
 
     def contexts(self) -> dict[str, Tensor]:
         """Return the vectors of the context classes, in order; none where they are not eliminated."""

@@ -29,7 +29,7 @@ def build(case: Case, decoder, positions="interpolate"):
     test = config.get("test_cfg") or {}
     model = DenseClip(
         backbone=backbone, decoder=decoder(config, backbone), vocabulary=config["class_names"], text_encoder=encoder,
-        pixel_text=dict(num_contexts=text["context_length"] - config["context_length"], decoder=dict(
+        pixel_text=dict(num_contexts=text["context_length"] - config["context_length"], **{k: config[k] for k in ("tau",) if k in config}, decoder=dict(
             width=reader["transformer_width"], heads=reader["transformer_heads"], num_layers=reader["transformer_layers"])),
         test=dict(crop=tuple(test["crop_size"]), stride=tuple(test["stride"])) if test.get("mode") == "slide" else None,
     )
@@ -57,7 +57,8 @@ def check_gradients(case: Case, model: DenseClip) -> None:
 
 def semantic(config, backbone):
     return SemanticFpn(len(config["class_names"]), in_channels=backbone.channels, channels=config["neck"]["out_channels"],
-                       score_stride=backbone.strides[config["score_concat_index"]], head_channels=config["decode_head"]["channels"])
+                       score_stride=backbone.strides[config["score_concat_index"]], head_channels=config["decode_head"]["channels"],
+                       aux_weight=config["identity_head"]["loss_decode"]["loss_weight"])  # fmt: skip
 
 
 def targets_of(images, **fields):

@@ -40,10 +40,12 @@ def test_clip_resnet__equals_the_published_code(golden_root, name, positions):
 
 @pytest.mark.parametrize("name", ["clip_resnet", "clip_resnet_det", "clip_vit"])
 def test_positions_at_loading__equal_the_published_code(golden_root, name):
-    case, vit = Case(golden_root, name), name == "clip_vit"
+    case = Case(golden_root, name)
     expected = case.outputs["init_positional_embedding"]
-    key, rows = ("visual.positional_embedding", 197) if vit else ("visual.attnpool.positional_embedding", 50)
-    table = load_fill(golden_root).fill({key: {"shape": [rows, expected.shape[1]], "dtype": "float32"}}, seed=case.seed)[key]
+    # the checkpoint's table: written out in the README, or its side ("the 7x7 checkpoint table")
+    found, side = re.search(r"\{'(visual\.[\w.]+)': (\[\d+,\s*\d+\])\}", case.about), re.search(r"(\d+)x\1 checkpoint table", case.about)
+    key, shape = (found[1], ast.literal_eval(found[2])) if found else ("visual.attnpool.positional_embedding", [int(side[1]) ** 2 + 1, expected.shape[1]])
+    table = load_fill(golden_root).fill({key: {"shape": shape, "dtype": "float32"}}, seed=case.seed)[key]
     side = round((len(expected) - 1) ** 0.5)
     assert close(fit_positions(table, (side, side)), expected)
 

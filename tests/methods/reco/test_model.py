@@ -106,7 +106,7 @@ def test_pipeline__a_batch_is_its_images_and_padding_changes_nothing(pipeline, g
     vocabulary = Vocabulary.of(classes(wanted, golden_root / "reco" / "pipeline"))
     model.set_vocabulary(vocabulary)
     one = torch.from_numpy(given["query"][0]).permute(2, 0, 1)
-    two = torch.from_numpy(np.ascontiguousarray(given["query"][1][:48, :64])).permute(2, 0, 1)
+    two = torch.from_numpy(np.ascontiguousarray(given["query"][-1][:48, :64])).permute(2, 0, 1)
     targets = [ImageTarget(image_id=n, file_name="", size_hw=tuple(i.shape[1:]), original_size_hw=(96, 80), boxes_xyxy=torch.zeros(0, 4),
                            labels=torch.zeros(0, dtype=torch.int64)) for n, i in enumerate((one, two))]  # fmt: skip
     both = model.predict(model.data_preprocessor({"images": [one, two]})["images"], targets)
@@ -282,6 +282,22 @@ def test_said__another_word_is_asked_for_and_the_class_keeps_its_name(coloured):
     plain = coloured()
     plain.set_vocabulary(Vocabulary.of(["red", "blue"]))
     assert plain.encoder.calls == 0 and torch.equal(plain.text().reference_MC, model.text().reference_MC), "what was said is what references are known by"
+
+
+def test_texts__of_all_classes_are_encoded_at_once_and_kept_on_disk(coloured, monkeypatch):
+    asked = []
+    embed = GivenText.embed
+    monkeypatch.setattr(GivenText, "embed", lambda self, words, templates=("{}",): asked.append(tuple(words)) or embed(self, words, templates))
+    classes = [ClassEntry(name="red", synonyms=("crimson",)), ClassEntry(name="blue"), ClassEntry(name="Red", synonyms=("crimson", "blue"))]
+    for _ in range(2):
+        model = coloured()
+        model.dense.text.vectors["Red"] = model.dense.text.vectors["red"]
+        model.builder.retrieval = replace(model.builder.retrieval, use_synonyms=True)
+        rows = model.builder.texts(model.dense, classes)
+        assert asked == [("red", "crimson", "blue", "Red")], "one request, found on disk the second time"
+    for row, words in zip(rows, (("red", "crimson"), ("blue",), ("red", "crimson", "blue"))):
+        mean = torch.stack([model.dense.text.vectors[w] for w in words]).mean(0)
+        torch.testing.assert_close(row, mean / mean.norm())
 
 
 def test_references__of_names_that_read_alike_when_joined_are_apart(coloured):

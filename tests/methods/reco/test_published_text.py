@@ -1,5 +1,6 @@
 """ReCo's text side (85 templates, CLIP's tokens and tower) and its running score against the release."""
 import json
+import re
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ def golden_text(folder, fill) -> OpenClipTextEncoder:
     state = {k: v for k, v in fill(json.loads((folder / "spec.json").read_text()), stated(folder, "seed")).items() if k != "logit_scale"}
     (vocabulary, width), context = state["token_embedding.weight"].shape, len(state["positional_embedding"])
     layers = len({k.split(".")[2] for k in state if k.startswith("transformer.resblocks.")})
-    tower = TextTransformer(context_length=context, vocab_size=vocabulary, width=width, heads=1, layers=layers,
+    heads = int(re.search(r"(\d+) heads?\b", (folder / "README.md").read_text())[1])  # the weights do not show it
+    tower = TextTransformer(context_length=context, vocab_size=vocabulary, width=width, heads=heads, layers=layers,
                             output_dim=state["text_projection"].shape[1], act_layer=QuickGELU)  # fmt: skip
     tower.load_state_dict(state)
     encoder = OpenClipTextEncoder(model_name="RN50-quickgelu")
