@@ -20,6 +20,8 @@ from ovdense.methods.ranks import over_ranks
 from ovdense.registry import MODELS
 from ovdense.structures import FeatureMap
 
+REFINE_NUMBERS = 2**20  # between the two convolutions at a time, on a CPU
+
 
 def matched_text(pixels: PixelScores) -> Tensor:
     """Return (B, C, h, w): the classes' unit vectors mixed by softmax(cosine / tau), what each place looks like in the text's space."""
@@ -64,8 +66,16 @@ class OpenSemanticFpn(nn.Module):
         logit_BKHW = own_BKHW + self.score_weight * score_BKHW
         if self.refine is None:
             return logit_BKHW
-        pair = torch.stack([own_BKHW, score_BKHW], 2).flatten(0, 1)
-        return logit_BKHW + self.refine(pair).view_as(logit_BKHW)
+        return logit_BKHW + self._refined(own_BKHW, score_BKHW)
+
+    def _refined(self, own_BKHW: Tensor, score_BKHW: Tensor) -> Tensor:
+        """Return what the convolutions add, by blocks of classes: of 1,203 at once, what lies between the two would take gibibytes."""
+        if torch.compiler.is_compiling():  # an exported network takes any number of classes
+            return self.refine(torch.stack([own_BKHW, score_BKHW], 2).flatten(0, 1)).view_as(own_BKHW)
+        most = REFINE_NUMBERS if own_BKHW.device.type == "cpu" else 64 * REFINE_NUMBERS
+        block = max(1, most // (self.refine[0].out_channels * own_BKHW.shape[2] * own_BKHW.shape[3]))
+        parts = zip(*(maps.flatten(0, 1).split(block) for maps in (own_BKHW, score_BKHW)))
+        return torch.cat([self.refine(torch.stack(pair, 1)) for pair in parts]).view_as(own_BKHW)
 
     def losses(self, maps: Sequence[FeatureMap], pixels: PixelScores, label_BHW: Tensor) -> dict[str, Tensor]:
         """Return the losses for label maps at the input's size; the scores have one where something in them is learned."""

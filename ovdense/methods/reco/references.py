@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -55,6 +56,8 @@ class Retrieval:
     def __post_init__(self) -> None:
         if min(self.k, self.px, self.index_px) < 1:
             raise ValueError(f"k, px and index_px must be at least 1, got {self.k}, {self.px} and {self.index_px}")
+        if self.engine not in get_args(Engine):  # said before the archive is indexed
+            raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,18 @@ def test_open_form__swapping_twice_and_back_gives_the_same_bits():
     assert torch.equal(before, after)
 
 
+def test_open_form__blocks_of_classes_change_nothing(monkeypatch):
+    from ovdense.methods.denseclip import open_decoder
+
+    model, batch = make("open_semantic"), images()
+    model.set_vocabulary(Vocabulary.of(OTHERS))
+    at_once, sizes = logits(model, batch), []
+    model.decoder.refine.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(open_decoder, "REFINE_NUMBERS", 3 * 4 * 16 * 24)  # three maps of four channels at the finest size
+    torch.testing.assert_close(logits(model, batch), at_once)
+    assert sizes == [3, 3, 3, 1], "ten maps of two images"
+
+
 def test_open_form__descriptions_are_asked_and_averaged():
     model, batch = make("open_semantic"), images()
     plain = Vocabulary.of(NAMES)
