@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,19 @@ def choices(models: Sequence[str] | None) -> list[Any]:
         given = [("mini", None), *((config, weights) for config, weights in found if weights is not None)]
     else:
         given = [(name, weights or None) for name, _, weights in (model.partition("=") for model in models)]
-    made = []
+    made, again = [], Counter(name for name, _ in given)
+    if len(set(given)) < len(given):
+        raise ValueError(f"each --model must be given once, got {', '.join(models)}")
     for name, weights in given:
-        path, weights = config_path(name), weights or run_folder(name)
+        path, given_weights, weights = config_path(name), weights, weights or run_folder(name)
         card = card_of(path)
         if card is not None and weights is None and card.needs not in ("nothing", "photos"):
             raise ValueError(f"{name} needs {card.advice}. Give it as --model {name}=CHECKPOINT")
         if card is None and weights is None and not is_training_free(load_config(path)):
             raise ValueError(f"the model of {name} is trained: give its weights as --model {name}=CHECKPOINT")
         about = f"{card.method}, answers with {card.task}. {card.about}" if card is not None else str(path)
-        made.append(ModelChoice(name=name, config=path, weights=weights, about=about))
+        shown = f"{name}={given_weights}" if again[name] > 1 and given_weights else name  # one model with several weights
+        made.append(ModelChoice(name=shown, config=path, weights=weights, about=about))
     return made
 
 

@@ -2,12 +2,13 @@
 import base64
 import hashlib
 import io
+import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +76,22 @@ class Engine:
 
         self.limits.check_bytes(len(content))
         key = hashlib.sha256(content).hexdigest()[:32]
-        image = self._images.get(key)
-        if image is None:
-            try:
-                with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                    self.limits.check_pixels(*picture.size)
-                image = decode_upright(content, "the picture")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                said = str(error) if "cannot be read" in str(error) else f"it must be one of {', '.join(FORMATS)}"
-                raise Refused(415, f"this file cannot be read as a picture: {said}") from None
-            image = self._kept(key, image)
-        height, width = self._own_hw.get(key, image.shape[:2])
-        return {"image": key, "width": width, "height": height}
+        with self._pictures:
+            if key in self._images:  # the last of those that are kept again
+                self._images.move_to_end(key)
+                height, width = self._own_hw[key]
+                return {"image": key, "width": width, "height": height}
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+                self.limits.check_pixels(*picture.size)
+            image = decode_upright(content, "the picture")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            said = str(error) if "cannot be read" in str(error) else f"it must be one of {', '.join(FORMATS)}"
+            raise Refused(415, f"this file cannot be read as a picture: {said}") from None
+        self._keep(key, image)
+        return {"image": key, "width": image.shape[1], "height": image.shape[0]}
 
-    def _kept(self, key: str, image: np.ndarray) -> np.ndarray:
+    def _keep(self, key: str, image: np.ndarray) -> None:
         own_hw = image.shape[:2]
         scale = self.limits.side / max(own_hw)
         if scale < 1:
@@ -100,7 +103,6 @@ class Engine:
             self._images[key], self._own_hw[key] = image, own_hw
             while len(self._images) > self.limits.images:
                 self._own_hw.pop(self._images.popitem(last=False)[0], None)
-        return image
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return an answer: picture with overlay, classes, boxes (x1 y1 x2 y2 in the picture's own pixels), times.
@@ -127,8 +129,9 @@ class Engine:
             overlay = _data_url(shown.draw(score_thr=float(thr)))
             times["draw"] = time.perf_counter() - began
             self._count += 1
-            key = f"{self._count}"
-            self._answers[key] = _Answer(image=image, model=name, asked=asked, results=results)
+            key = secrets.token_urlsafe(12)  # no other visitor can guess it, and see the picture
+            kept = replace(results, masks_NHW=None, label_map_HW=None, source=None)  # heat needs boxes and names; masks of all scores are gigabytes
+            self._answers[key] = _Answer(image=image, model=name, asked=asked, results=kept)
             while len(self._answers) > self.limits.answers:
                 self._answers.popitem(last=False)
             if self._count % RETURN_EVERY == 0:
@@ -205,6 +208,8 @@ def _asked(question: Mapping[str, Any]) -> list[str] | str:
     texts, caption = question.get("texts") or (), question.get("caption") or ""
     if not isinstance(texts, list | tuple) or not isinstance(caption, str) or texts and caption:
         raise Refused(422, "a question has either texts, a list, or a caption, a string")
+    if any("\ud800" <= letter <= "\udfff" for text in (caption, *map(str, texts)) for letter in text):
+        raise Refused(422, "a text must be whole letters, got half of a surrogate pair")
     return " ".join(caption.split()) or [str(text).strip() for text in texts if str(text).strip()]
 
 

@@ -30,7 +30,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nan is not
                 raise ValueError(f"the limit {name} must be above 0, got {getattr(self, name)}")
 
     def check_bytes(self, count: int) -> None:

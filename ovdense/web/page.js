@@ -1,6 +1,6 @@
 "use strict";
 const at = (id) => document.getElementById(id);
-let image = null, answer = null, models = [], asking = 0, mostMib = Infinity;
+let image = null, answer = null, models = [], taking = 0, asking = 0, mostMib = Infinity;
 
 function say(text, isError = false) {
   at("status").textContent = text;
@@ -18,11 +18,16 @@ async function call(url, body) {
 async function take(blob, name) {
   if (blob.size > mostMib * 2 ** 20) return say(`the picture's file may have ${mostMib} MiB at most; make it smaller`, true);
   say(`sending ${name} ...`);
+  const turn = ++taking;
+  let taken;
   try {
-    image = await call("image", blob);
+    taken = await call("image", blob);
   } catch (error) {
-    return say(error.message, true);
+    return turn === taking ? say(error.message, true) : undefined;
   }
+  if (turn !== taking) return;  // another one was dropped meanwhile
+  image = taken;
+  asking += 1;  // what is still being asked is about another picture
   at("drop-text").textContent = `${name}: ${image.width} x ${image.height}. Drop another one at any time.`;
   at("picture").src = URL.createObjectURL(blob);
   clear();
@@ -48,9 +53,9 @@ async function ask() {
     const found = await call("ask", {image: image.image, ...asked, model: at("model").value, score_thr: Number(at("thr").value)});
     if (turn === asking) show(found);
   } catch (error) {
-    say(error.message, true);
+    if (turn === asking) say(error.message, true);
   }
-  at("ask").disabled = false;
+  if (turn === asking) at("ask").disabled = false;
 }
 
 function cell(text, kind = "td") {

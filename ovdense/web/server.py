@@ -9,6 +9,7 @@ from ovdense.web.examples import example_scenes
 from ovdense.web.limits import Limits, Refused
 
 PAGE = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+DECODING = 2  # pictures at once, hundreds of megabytes each while they are decoded
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "[")  # the last: older Starlettes cut "[::1]:7860" at its first colon
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
@@ -47,7 +48,7 @@ def build_app(engine: Engine, *, hosts: Sequence[str] = LOOPBACK) -> Any:
         from starlette.routing import Route
     except ImportError as error:
         raise ImportError('the web page needs starlette and uvicorn, which are not installed: pip install "ovdense[web]"') from error
-    queue, limits = Queue(engine.limits.waiting), engine.limits
+    queue, limits, decoding = Queue(engine.limits.waiting), engine.limits, asyncio.Semaphore(DECODING)
 
     def refused(error: Refused) -> JSONResponse:
         headers = {503: {"Retry-After": "5"}, 413: {"Connection": "close"}}.get(error.status)
@@ -84,7 +85,8 @@ def build_app(engine: Engine, *, hosts: Sequence[str] = LOOPBACK) -> Any:
 
     async def add_image(request: Any) -> JSONResponse:
         content = await _body(request, limits)
-        return JSONResponse(await asyncio.to_thread(engine.add_image, content))
+        async with decoding:
+            return JSONResponse(await asyncio.to_thread(engine.add_image, content))
 
     async def ask(request: Any) -> JSONResponse:
         import json

@@ -139,3 +139,26 @@ def test_another_method_and_words_for_what_is_wrong(site, browser):
     element(browser, "ask").click()
     wait(browser, lambda b: "something to look for" in element(b, "status").text)
     assert element(browser, "status").get_attribute("class") == "error"
+
+
+HOLD_FIRST = """
+const plain = window.fetch;
+window.fetch = (url, how) => {
+  if (url !== "image" || window.letGo) return plain(url, how);
+  const later = new Promise(go => { window.letGo = go; }).then(() => plain(url, how));
+  later.then(() => setTimeout(() => { window.came = true; }, 300));
+  return later;
+};"""
+
+
+def test_drop_two__the_last_one_counts_whichever_is_sent_first(site, browser):
+    browser.get(site)
+    wait(browser, lambda b: element(b, "examples").find_elements("tag name", "img"))
+    browser.execute_script(HOLD_FIRST)
+    browser.execute_async_script(DROP, "example/0.png", "slow.png")
+    wait(browser, lambda b: b.execute_script("return Boolean(window.letGo)"))
+    browser.execute_async_script(DROP, "example/1.png", "quick.png")
+    wait(browser, lambda b: "quick.png" in element(b, "drop-text").text)
+    browser.execute_script("window.letGo()")
+    wait(browser, lambda b: b.execute_script("return Boolean(window.came)"))
+    assert "quick.png" in element(browser, "drop-text").text and browser.execute_async_script(DIFFERENCE, "example/1.png") < 1

@@ -112,6 +112,7 @@ def test_ask__boxes_obey_the_threshold_and_have_heat(site):
         ({"texts": ["cat", "Cat"]}, 422, "unique"),
         ({"texts": ["not: cat"]}, 422, "something to look for"),
         ({"texts": ["cat"], "score_thr": 2}, 422, "0..1"),
+        ({"texts": ["cat\ud800"]}, 422, "surrogate"),
         ({"texts": ["cat"], "score_thr": "x"}, 422, "0..1"),
         ({"texts": "cat"}, 422, "a list"),
         (b"not json", 422, "JSON object"),
@@ -230,6 +231,80 @@ def test_queue__is_limited_and_refuses_politely(site, monkeypatch):
     assert {status for status, _ in said[3:]} == {200} and sorted(answer["answer"] for _, answer in said[3:]) == ["first", "late"]
 
 
+def test_uploads__only_a_few_are_decoded_at_once(site, monkeypatch):
+    from ovdense.web.server import DECODING
+
+    url, engine = site
+    go, more, lock, inside, most = threading.Event(), threading.Event(), threading.Lock(), [0], [0]
+
+    def slow(content):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            if inside[0] > DECODING:
+                more.set()
+        go.wait(120)
+        with lock:
+            inside[0] -= 1
+        return {"image": "x"}
+
+    monkeypatch.setattr(engine, "add_image", slow)
+    said = []
+    clients = [threading.Thread(target=lambda: said.append(post(url + "image", b"x")[0]), daemon=True) for _ in range(DECODING + 2)]
+    for client in clients:
+        client.start()
+    more.wait(1.0)
+    go.set()
+    for client in clients:
+        client.join(60)
+    assert said == [200] * (DECODING + 2) and 0 < most[0] <= DECODING
+
+
+def test_image__dropped_again_is_the_last_to_be_forgotten(site):
+    url, engine = site
+    first = post(url + "image", png((100, 800), seed=9))[1]
+    for seed in (10, 11):
+        post(url + "image", png(seed=seed))
+    again = post(url + "image", png((100, 800), seed=9))[1]
+    post(url + "image", png(seed=12))
+    assert again == first and first["width"] == 800 and first["image"] in engine._images and len(engine._images) == LIMITS.images
+
+
+def test_answers__cannot_be_guessed_and_hold_no_masks(site, monkeypatch):
+    from dataclasses import replace
+
+    from ovdense.api import OpenVocabPredictor
+
+    url, engine = site
+    found = ask(url, png(), ["sky"])[1]
+    assert len(found["answer"]) >= 16 and ask(url, png(), ["sky"])[1]["answer"] != found["answer"]
+    assert engine._answers[found["answer"]].results.label_map_HW is None and get(f"{url}heat/{found['answer']}/1.png")[0] == 200
+    plain = OpenVocabPredictor.predict
+
+    def with_masks(self, image, **how):
+        results = plain(self, image, **how)
+        return replace(results, masks_NHW=torch.ones(len(results), *results.size_hw, dtype=torch.bool))
+
+    monkeypatch.setattr(OpenVocabPredictor, "predict", with_masks)
+    masked = ask(url, png(), ["a ring"], "boxes", score_thr=0)[1]
+    assert masked["masks"] and engine._answers[masked["answer"]].results.masks_NHW is None and get(f"{url}heat/{masked['answer']}/0.png")[0] == 200
+
+
+def test_strip__does_not_fill_the_memory(site):
+    url, _ = site
+    status, found = ask(url, png((1, 4000)), ["sky"])
+    assert status == 200 and len(found["overlay"]) < 2**22 and get(f"{url}heat/{found['answer']}/0.png")[0] == 200
+
+
+def test_choices__one_model_with_several_weights(tmp_path):
+    from ovdense.cli.demo import choices
+
+    found = choices(["desco_lvis_mini=a.pth", "desco_lvis_mini=b.pth", "mini"])
+    assert [(c.name, c.weights) for c in found] == [("desco_lvis_mini=a.pth", "a.pth"), ("desco_lvis_mini=b.pth", "b.pth"), ("mini", None)]
+    with pytest.raises(ValueError, match="given once"):
+        choices(["mini", "mini"])
+
+
 def test_box_heat__is_the_largest_score_at_each_place():
     from ovdense.structures import Results
 
@@ -267,7 +342,8 @@ def test_command__says_what_cannot_be(capsys, tmp_path):
 
 
 def test_limits_and_engine__say_what_must_be():
-    with pytest.raises(ValueError, match="waiting"):
-        Limits(waiting=0)
+    for wrong in (0, float("nan")):
+        with pytest.raises(ValueError, match="waiting"):
+            Limits(waiting=wrong)
     with pytest.raises(ValueError, match="at least one model"):
         Engine([])
