@@ -5,19 +5,34 @@ ODVG (Grounding DINO's training form): a line an image, {"filename", "height", "
 categories become a caption "cat. dog." Phrase spans: images [{"id", "file_name", "height", "width", "caption", "phrases": [{"spans":
 [[begin, end], ...], "boxes": [[x, y, width, height], ...]}]}].
 """
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ovdense.compat.described import read_object
 from ovdense.compat.grounding import Span, is_number, whole_words
 from ovdense.compat.json_text import loads
 
+_ODVG_LINE = re.compile(rb'\s*\{\s*"(filename|height|width|grounding|detection)"\s*:')
+
+
+def read_grounding(path: Path) -> tuple[dict, str]:
+    """Return a file's content in MDETR's form, whichever of the three it has, and the first 12 hex digits of its SHA-256; ValueError names the file."""
+    if is_odvg(path):
+        return read_odvg(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    content, sha256 = read_object(path)
+    return (from_phrases(content, path) if has_phrases(content) else content), sha256
+
 
 def is_odvg(path: Path) -> bool:
-    """Return whether a file is of JSON lines, by its name."""
-    return path.suffix in (".jsonl", ".odvg") or path.name.endswith(".odvg.json")
+    """Return whether a file is of JSON lines: by its name, or, since mmdet's own converters write them to .json, by how its first line begins."""
+    if path.suffix in (".jsonl", ".odvg"):
+        return True
+    with open(path, "rb") as file:
+        return _ODVG_LINE.match(file.read(1024)) is not None
 
 
 def has_phrases(content: Any) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ovdense.compat.grounding import CaptionPhrases, annotation_place, four_numbers, grounding_entries, image_row, phrases_of_images, spans_of
-from ovdense.compat.grounding_forms import from_phrases, has_phrases, is_odvg, read_odvg
+from ovdense.compat.grounding_forms import read_grounding
 from ovdense.compat.segmentations import encode_segmentation
-from ovdense.data.annotations import InvalidBoxes, check_boxes, read_json
+from ovdense.data.annotations import InvalidBoxes, check_boxes
 from ovdense.data.detection import require_images
 from ovdense.data.grounding_captions import nouns_of_phrases
 from ovdense.data.masks import decode_masks
@@ -28,7 +28,7 @@ from ovdense.structures import Vocabulary
 class GroundingDetection(DrawnDataset):
     """Images with a caption and boxes, each of a phrase of it; for training.
 
-    Files are in MDETR's form (`compat.grounding`), ODVG JSON lines (.jsonl), or captions with phrase spans (`compat.grounding_forms`).
+    Files are in MDETR's form (`compat.grounding`), ODVG JSON lines, or captions with phrase spans (`compat.grounding_forms`).
     `ann_file` and `image_prefix` are relative to the data root as in `DetectionDataset`. Where a file has images of several
     sources, `image_prefix` maps each image's `data_source` to its folder ("coco" and "vg" in GoldG's mixed part).
     A sample has `caption` and `positive_spans` (the spans of each box), `labels` all 0, and what there is of `gpt3_outputs`
@@ -53,7 +53,7 @@ class GroundingDetection(DrawnDataset):
     ) -> None:
         self.seed, self.dataset_name, self.with_masks = seed, dataset_name, with_masks
         self.ann_file = require_file(ann_file, data_root, dataset_name).absolute()
-        images, annotations, row_of = grounding_entries(_content(self.ann_file), self.ann_file)
+        images, annotations, row_of = grounding_entries(read_grounding(self.ann_file)[0], self.ann_file)
         self._images = images
         self._paths = [_path(image, image_prefix, self.ann_file) for image in images]
         folder = data_path("", data_root)
@@ -147,14 +147,6 @@ class GroundingDetection(DrawnDataset):
         for step in self.transforms:
             sample = step(sample)
         return sample
-
-
-def _content(path: Path) -> Any:
-    """Return a file's content in MDETR's form, whichever of the three it has."""
-    if is_odvg(path):
-        return read_odvg(path)
-    content = read_json(path)
-    return from_phrases(content, path) if has_phrases(content) else content
 
 
 def _path(image: dict, prefix: str | Mapping[str, str], path: Path) -> str:

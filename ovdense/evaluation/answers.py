@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovdense.compat.described import read_object
 from ovdense.compat.grounding import grounding_entries
+from ovdense.compat.grounding_forms import read_grounding
 from ovdense.evaluation.base import AnnotatedMetric
 from ovdense.registry import METRICS
 
@@ -22,7 +22,7 @@ class AnswerMetric(AnnotatedMetric):
     default_prefix = "answers"
 
     def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
-        content, sha256 = read_object(path)
+        content, sha256 = read_grounding(path)
         images, _, _ = grounding_entries(content, path)
         self._truth = {}
         for image in images:

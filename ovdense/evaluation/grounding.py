@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ovdense.compat.described import read_object
 from ovdense.compat.flickr_entities import read_flickr_entities
 from ovdense.compat.grounding import CaptionPhrases, grounding_entries, phrases_of_images
+from ovdense.compat.grounding_forms import read_grounding
 from ovdense.compat.paths import data_path
 from ovdense.evaluation.average_precision import iou_xyxy
 from ovdense.evaluation.base import DetectionMetric
@@ -53,7 +53,7 @@ class PhraseGroundingMetric(DetectionMetric):
     found when one of its best k boxes has IoU >= 0.5 with any of its true boxes. "R@1_merged" and so on are MergedBox: with the
     one box around all of them. All phrases count alike, an image's caption being one of five of its photo.
 
-    `ann_file` is MDETR's, see `compat.grounding`. With `entities`, the folder of Flickr30k Entities' own files (Sentences/,
+    `ann_file` is the data set's, in MDETR's form (`compat.grounding`) or another that `read_grounding` knows. With `entities`, the folder of Flickr30k Entities' own files (Sentences/,
     Annotations/), boxes and types come from there, and the numbers are those of the published evaluation (MDETR's, which GLIP
     took over); "R@1_people" and "R@1_merged-people" are then given, for each type. Without it boxes come from `ann_file`, which differs a
     little from the published one: MDETR wrote boxes that overlap by 0.95 or more as one. In a file of merged boxes (mergedGT)
@@ -80,7 +80,7 @@ class PhraseGroundingMetric(DetectionMetric):
         self.entities = entities
 
     def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
-        content, sha256 = read_object(path)
+        content, sha256 = read_grounding(path)
         images, annotations, row_of = grounding_entries(content, path)
         found = phrases_of_images(images, annotations, row_of, path)
         asked = [(image, phrases) for image, phrases in zip(images, found) if len(phrases)]

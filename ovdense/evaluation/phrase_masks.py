@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovdense.compat.described import read_object
 from ovdense.compat.grounding import grounding_entries, phrases_of_images
+from ovdense.compat.grounding_forms import read_grounding
 from ovdense.evaluation.base import DetectionMetric
 from ovdense.evaluation.masks import encode_segmentation, overlap, union_mask
 from ovdense.registry import METRICS
@@ -37,7 +37,7 @@ class PhraseMaskMetric(DetectionMetric):
     uses_masks = True
 
     def _load(self, path: Path, names: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
-        content, sha256 = read_object(path)
+        content, sha256 = read_grounding(path)
         images, annotations, row_of = grounding_entries(content, path)
         of_image: dict[int, list[dict]] = {}
         for a in annotations:

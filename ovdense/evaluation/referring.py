@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovdense.compat.described import read_object
 from ovdense.compat.grounding import annotation_place, four_numbers, grounding_entries, image_row
+from ovdense.compat.grounding_forms import read_grounding
 from ovdense.evaluation.average_precision import giou_xyxy, iou_xyxy
 from ovdense.evaluation.base import DetectionMetric
 from ovdense.evaluation.masks import Rle, encode_segmentation, overlap, union_mask
@@ -28,12 +28,12 @@ class Expression:
 
 
 def read_expressions(path: Path, *, masks: bool) -> tuple[dict[int, Expression], str]:
-    """Return the expression of each image of a file in MDETR's form (see `compat.grounding`), and the file's fingerprint.
+    """Return the expression of each image of a grounding file (`compat.grounding_forms.read_grounding`), and the file's fingerprint.
 
     An image with no annotation, or with one of category id -1 (gRefCOCO), speaks of nothing that is there; things with `isfinal` 0 (CLEVR-Ref+) are
     named on the way and not meant. `masks`: read the segmentations, which each annotation must then have.
     """
-    content, sha256 = read_object(path)
+    content, sha256 = read_grounding(path)
     images, annotations, row_of = grounding_entries(content, path)
     boxes: list[list] = [[] for _ in images]
     rles: list[list] = [[] for _ in images]

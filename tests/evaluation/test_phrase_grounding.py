@@ -87,6 +87,22 @@ def test_metric__without_listed_phrases_the_boxes_spans_are_the_phrases(tmp_path
     assert got["grounding/phrases"] == 5 and got["grounding/R@1"] == 80
 
 
+@pytest.mark.parametrize("form", ["odvg.jsonl", "train_odvg.json", "spans.json"])
+def test_metric__reads_every_form_that_the_data_set_reads(tmp_path, form):
+    """What can be trained on can be measured; mmdet's converters write ODVG's lines to .json."""
+    size = {"height": 200, "width": 200}
+    path = tmp_path / form
+    if "odvg" in form:
+        regions = [{"phrase": "two dogs", "bbox": [list(DOG_AT), list(SECOND_DOG_AT)]}, {"phrase": "a man", "bbox": list(MAN_AT)}]
+        path.write_text("\n".join(json.dumps({"filename": "12.jpg", **size, "grounding": {"caption": "two dogs and a man", "regions": regions}}) for _ in "12"))
+    else:
+        phrases = [{"spans": [[0, 8]], "boxes": [xywh(DOG_AT), xywh(SECOND_DOG_AT)]}, {"spans": [[13, 18]], "boxes": [xywh(MAN_AT)]}]
+        path.write_text(json.dumps({"images": [{"id": n, "file_name": "12.jpg", **size, "caption": "two dogs and a man", "phrases": phrases} for n in (1, 2)]}))
+    metric = PhraseGroundingMetric(ann_file=str(path))
+    got = evaluate(metric, [sample(1, [SECOND_DOG_AT, FAR], [0.9, 0.8], [0, 1]), sample(2, [FAR, MAN_AT], [0.9, 0.8], [0, 1])], NAMES[:2])
+    assert (got["grounding/phrases"], got["grounding/R@1"]) == (4, 50) and len(metric.protocol["ann_sha256"]) == 12
+
+
 def plain(truth, ranked, merge) -> list[float]:
     """Return R@1, R@5, R@10 and the upper bound of phrases: `truth` and `ranked` (best first) are lists of boxes of each."""
     hits = {k: 0 for k in (1, 5, 10, None)}
