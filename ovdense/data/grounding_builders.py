@@ -39,6 +39,17 @@ class _Builder:
         return {"info": {"description": name}, "images": self.images, "annotations": self.annotations, "categories": OBJECT}
 
 
+def _entries(given: Any, fields: Sequence[str], what: str) -> Sequence[Mapping]:
+    """Return a published file's list of entries; ValueError for one that lacks a field: it is another file, or cut short."""
+    if not isinstance(given, list):
+        raise ValueError(f"{what} must be a list, got {type(given).__name__}; is it the right file?")
+    for n, entry in enumerate(given):
+        missing = [f for f in fields if not isinstance(entry, Mapping) or f not in entry]
+        if missing:
+            raise ValueError(f"{what}, entry {n}: must have {', '.join(fields)}, got none of {', '.join(missing)}; is it the right file?")
+    return given
+
+
 def same_boxes(boxes_xyxy: np.ndarray, min_iou: float = 0.95) -> list[list[int]]:
     """Return groups of boxes (N, 4) that overlap by `min_iou` or more, directly or through others: MDETR takes such as one thing."""
     n = len(boxes_xyxy)
@@ -138,8 +149,10 @@ def phrase_cut(refer: Sequence[Mapping], image_data: Sequence[Mapping]) -> dict:
 
     Differs from MDETR's script, which keeps only the last polygon of a thing.
     """
-    sizes, made = {int(i["image_id"]): i for i in image_data}, _Builder()
-    for entry in refer:
+    sizes, made = {int(i["image_id"]): i for i in _entries(image_data, ("image_id", "height", "width"), "PhraseCut's images")}, _Builder()
+    for entry in _entries(refer, ("task_id", "image_id", "phrase", "instance_boxes", "Polygons"), "PhraseCut's phrases"):
+        if int(entry["image_id"]) not in sizes:
+            raise KeyError(f"task {entry['task_id']}: its image {entry['image_id']} must be in the images' file, it is not; give image_data_split.json")
         if len(entry["Polygons"]) != len(entry["instance_boxes"]):
             got = f"{len(entry['Polygons'])} and {len(entry['instance_boxes'])}"
             raise ValueError(f"task {entry.get('task_id')}: as many lists of polygons as boxes are needed, got {got}")
@@ -157,6 +170,9 @@ def lvis_modulation(lvis: Mapping, *, keep: Iterable[int] | None = None, clean: 
 
     `keep`: ids of the images to take (`lvis_subset`), None: all. `clean`: class name -> caption.
     """
+    for part, fields in (("images", ("id", "coco_url", "height", "width", "neg_category_ids")), ("annotations", ("image_id", "category_id", "bbox")),
+                         ("categories", ("id", "name"))):  # fmt: skip
+        _entries(lvis.get(part), fields, f"LVIS's {part}")
     names, made = {c["id"]: clean(c["name"]) for c in lvis["categories"]}, _Builder()
     kept = None if keep is None else set(keep)
     of_image: dict[int, dict[int, list[dict]]] = {}
@@ -189,6 +205,7 @@ def gqa(questions: Mapping[str, Mapping], scene_graphs: Mapping[str, Mapping] | 
     if scene_graphs is None and size_of is None:
         raise ValueError("without scene graphs the sizes of images must be told: give size_of")
     made = _Builder()
+    _entries(list(questions.values()), ("imageId", "question", *(("annotations",) if scene_graphs is not None else ())), "GQA's questions")
     for number, question in questions.items():
         image_id, text = question["imageId"], question["question"]
         if scene_graphs is not None and image_id not in scene_graphs:

@@ -53,9 +53,9 @@ class PhraseGroundingMetric(DetectionMetric):
     found when one of its best k boxes has IoU >= 0.5 with any of its true boxes. "R@1_merged" and so on are MergedBox: with the
     one box around all of them. All phrases count alike, an image's caption being one of five of its photo.
 
-    `ann_file` is the data set's, in MDETR's form (`compat.grounding`) or another that `read_grounding` knows. With `entities`, the folder of Flickr30k Entities' own files (Sentences/,
-    Annotations/), boxes and types come from there, and the numbers are those of the published evaluation (MDETR's, which GLIP
-    took over); "R@1_people" and "R@1_merged-people" are then given, for each type. Without it boxes come from `ann_file`, which differs a
+    `ann_file` is the data set's, in MDETR's form (`compat.grounding`) or another that `read_grounding` knows. With `entities`, the folder of Flickr30k
+    Entities' own files (Sentences/, Annotations/), boxes and types come from there, and the numbers are those of the published evaluation (MDETR's,
+    which GLIP took over); "R@1_people" and "R@1_merged-people" are then given, for each type. Without it boxes come from `ann_file`, which differs a
     little from the published one: MDETR wrote boxes that overlap by 0.95 or more as one. In a file of merged boxes (mergedGT)
     both protocols are MergedBox, and for another data set the numbers follow the same rule without being a published protocol.
     Other arguments: see `DetectionMetric`.

@@ -119,6 +119,22 @@ def test_lvis__a_row_of_each_class_and_of_each_verified_absence():
     assert builders.lvis_modulation(lvis, keep=[], clean=str)["images"] == []
 
 
+def test_builders__another_file_is_said():
+    """Swapped arguments gave a bare KeyError."""
+    refer = [{"task_id": "7__1", "image_id": 8, "phrase": "car", "instance_boxes": [[0, 0, 9, 9]], "Polygons": [[]]}]
+    images = [{"image_id": 7, "height": 50, "width": 60}]
+    with pytest.raises(ValueError, match="PhraseCut's images, entry 0: must have image_id, height, width, got none of height, width; is it the right file"):
+        builders.phrase_cut(images, refer)
+    with pytest.raises(KeyError, match="task 7__1: its image 8 must be in the images' file"):
+        builders.phrase_cut(refer, images)
+    with pytest.raises(ValueError, match="LVIS's images, entry 0: must have .* got none of coco_url, neg_category_ids"):
+        builders.lvis_modulation(COCO, clean=str)
+    with pytest.raises(ValueError, match="LVIS's images must be a list, got NoneType"):
+        builders.lvis_modulation({}, clean=str)
+    with pytest.raises(ValueError, match="GQA's questions, entry 0: must have imageId, question, annotations"):
+        builders.gqa({"7": {"height": 40, "width": 60, "objects": {}}}, {"q": {}})
+
+
 def test_gqa__words_of_a_question_and_its_answer():
     questions = {"q1": {"imageId": "n7", "question": "Is the red car, left of the tree?", "answer": "yes", "types": {"semantic": "rel"},
                         "annotations": {"question": {"2:4": "11", "7": "12"}, "answer": {}}}}
