@@ -1,5 +1,7 @@
 """A vocabulary's prototypes: stored files that serve any of their classes, what is made besides, what a protocol tells, ranks that share the work."""
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import distributed
 
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.support.sources import FolderSupport, ListedSupport
 from tests.methods.ovdiff.scenes import COLOURS, VOCABULARY, model_of, predict, scene
+from tests.ranks import call_on_ranks
 
 
 def test_ovdiff__stored_banks_give_the_same_labels_without_a_support_set(examples, tmp_path):
@@ -94,6 +98,30 @@ def test_ovdiff__ranks_begin_with_different_classes(examples, tmp_path, monkeypa
     model._text, model.support.together = None, True  # retrieval talks to the other ranks about a class
     model.encode_text(VOCABULARY)
     assert asked == list(COLOURS)
+
+
+WORDS = ("red ring", "blue star", "green disc", "cat", "hot_dog")
+
+
+def draw_a_share(folder):
+    """Make the banks of WORDS with the other ranks, of drawn pictures; write what this one has drawn, and the rows."""
+    from ovdense.support.generation import GeneratedSupport
+    from ovdense.support.small_diffusion import build_small_pipeline
+
+    settings = dict(num_images=2, num_steps=2, guidance=1.0, negative_prompt="")
+    source, drawn = GeneratedSupport(build_small_pipeline(image_px=16, channels=(16, 16), head_dim=8), settings=settings, store=f"{folder}/support"), []
+    draw = source.draw
+    source.draw = lambda entry, numbers: drawn.append(entry.name) or time.sleep(0.5) or draw(entry, numbers)
+    distributed.barrier()
+    [bank] = model_of(source, Path(folder)).encode_text(Vocabulary.of(WORDS)).banks
+    Path(f"{folder}/said{distributed.get_rank()}").write_text(json.dumps([drawn, bank.bank.rows_MD.tolist()]))
+
+
+@pytest.mark.slow
+def test_ovdiff__ranks_share_the_drawing_and_have_the_same_banks(tmp_path):
+    call_on_ranks(draw_a_share, str(tmp_path), folder=tmp_path)
+    (first, rows), (second, other) = (json.loads((tmp_path / f"said{r}").read_text()) for r in (0, 1))
+    assert sorted(first + second) == sorted(WORDS) and min(len(first), len(second)) >= 2 and rows == other
 
 
 def test_bank_file__of_the_first_format_is_read_and_others_are_refused(examples, tmp_path):
