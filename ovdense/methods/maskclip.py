@@ -30,6 +30,8 @@ class MaskClip(TrainingFreeSegmenter):
     the release's configs) are not here.
     """
 
+    apart_from_images = ("encoder.text",)
+
     def __init__(
         self,
         encoder: dict | nn.Module,

@@ -86,6 +86,24 @@ def test_predictor__adds_the_background_that_the_model_has_a_rule_for():
     assert without.vocabulary.names == ("red", "green")
 
 
+def test_image_cache__looks_at_no_weights_but_those_that_read_images():
+    from torch import nn
+
+    from ovdense.image_cache import ImageFeatureCache
+
+    made = model(image_weight=0.0)
+    made.encoder.text.turn_DD, made.encoder.image.scale = (nn.Parameter(torch.eye(3), requires_grad=False) for _ in range(2))
+    made.set_vocabulary(COLOURS)
+    made.eval().image_cache = ImageFeatureCache()
+    hits = []
+    for change in (None, made.encoder.text.turn_DD, made.encoder.image.scale):
+        if change is not None:
+            change.mul_(2)
+        predict(made, picture())
+        hits.append((made.image_cache.hits, made.image_cache.misses))
+    assert hits == [(0, 1), (1, 1), (1, 2)]
+
+
 def test_text__follows_the_weights():
     """Weights that are loaded after the classes were named: the text is that of the new ones; examples have to be given again."""
     from torch import nn

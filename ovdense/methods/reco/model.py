@@ -56,6 +56,8 @@ class ReCo(TrainingFreeSegmenter):
     With a background threshold the vocabulary's background classes are not retrieved: they score the threshold everywhere.
     """
 
+    apart_from_images = ("retriever", "dense.text")
+
     def __init__(
         self,
         encoder: dict | nn.Module,
