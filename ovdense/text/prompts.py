@@ -129,8 +129,15 @@ def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPie
     bare = [entry.name for entry in vocabulary if not entry.descriptions and not entry.is_background]  # what only competes needs none
     if bare:
         warnings.warn(
-            f"{len(bare)} of {sum(not entry.is_background for entry in vocabulary)} classes have no description and are prompted by name and kind alone "
+            f"{len(bare)} of {len(vocabulary)} classes have no description and are prompted by name and kind alone "
             f"(the first: {', '.join(repr(n[:80]) for n in bare[:3])}); attach some with text.vocabulary.with_descriptions",
+            stacklevel=3,
+        )
+    several = [entry.name for entry in vocabulary if len(entry.descriptions) > 1]
+    if several:
+        warnings.warn(
+            f"{len(several)} classes have several descriptions and are asked by the first of them (such as {several[0][:80]!r}); "
+            'to ask by all that they say, write them as one, its parts separated by "; "',
             stacklevel=3,
         )
     return [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
@@ -177,7 +184,8 @@ def chunk_vocabulary(
 
     Tokens are counted on the whole caption, prefix included, special tokens not: 254 leaves room for two in 256.
     Published forms: descriptions start with "Detect: " (8 classes a chunk); names have no prefix and no last full stop
-    (40 classes a chunk). `prefix` overrides. Classes whose text is the same (equal nouns) share one span in a chunk.
+    (40 classes a chunk). `prefix` overrides. A class is asked by the first of its descriptions. Classes whose text is the
+    same (equal nouns) share one span in a chunk.
     Background classes stand at the end of every caption, beyond `max_classes`, and are none of its classes.
     ValueError names a class whose own piece is over the budget.
     """

@@ -237,6 +237,13 @@ def test_chunk_vocabulary__missing_descriptions_are_said_once(tokenizer):
     assert chunk.caption == "Detect: cat, furry. dog. "
 
 
+def test_chunk_vocabulary__of_several_descriptions_the_first_is_asked_and_that_is_said(tokenizer):
+    vocabulary = Vocabulary((ClassEntry(name="cat", descriptions=("furry; small",)), ClassEntry(name="dog", descriptions=("it barks", "has a tail"))))
+    with pytest.warns(UserWarning, match="1 classes have several descriptions .*'dog'.*separated by \"; \"") as said:
+        (chunk,) = chunk_vocabulary(vocabulary, tokenizer, "descriptions")
+    assert len(said) == 1 and chunk.caption == "Detect: cat, furry, small. dog, it barks. "
+
+
 def test_chunk_vocabulary__wrong_arguments(tokenizer):
     vocabulary = Vocabulary.of(["cat"])
     with pytest.raises(ValueError, match="prompt must be"):
