@@ -4,7 +4,6 @@ A piece is one class's part of a caption with the characters that stand for the 
 as many pieces as the token budget allows. Pure string work. T templates, D embedding width.
 """
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,6 +11,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.text.prompt_warnings import tell_of_descriptions, tell_of_equal_texts
 
 Span = tuple[int, int]
 Prompt = Literal["names", "descriptions"]
@@ -122,25 +122,15 @@ def join_pieces(pieces: Sequence[DescriptionPiece], prefix: str = DESCRIPTION_PR
 
 
 def _class_pieces(vocabulary: Vocabulary, prompt: Prompt) -> list[DescriptionPiece]:
-    if prompt == "names":
-        return [name_piece(entry) for entry in vocabulary]
-    if prompt != "descriptions":
+    if prompt not in ("names", "descriptions"):
         raise ValueError(f"prompt must be 'names' or 'descriptions', got {prompt!r}")
-    bare = [entry.name for entry in vocabulary if not entry.descriptions and not entry.is_background]  # what only competes needs none
-    if bare:
-        warnings.warn(
-            f"{len(bare)} of {len(vocabulary)} classes have no description and are prompted by name and kind alone "
-            f"(the first: {', '.join(repr(n[:80]) for n in bare[:3])}); attach some with text.vocabulary.with_descriptions",
-            stacklevel=3,
-        )
-    several = [entry.name for entry in vocabulary if len(entry.descriptions) > 1]
-    if several:
-        warnings.warn(
-            f"{len(several)} classes have several descriptions and are asked by the first of them (such as {several[0][:80]!r}); "
-            'to ask by all that they say, write them as one, its parts separated by "; "',
-            stacklevel=3,
-        )
-    return [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
+    if prompt == "names":
+        pieces = [name_piece(entry) for entry in vocabulary]
+    else:
+        tell_of_descriptions(vocabulary)
+        pieces = [description_piece(entry, entry.descriptions[0] if entry.descriptions else None) for entry in vocabulary]
+    tell_of_equal_texts(vocabulary, [piece.text for piece in pieces])
+    return pieces
 
 
 def require_all_asked(prompts: Sequence[PromptChunk], vocabulary: Vocabulary) -> None:

@@ -178,7 +178,9 @@ def test_name_piece__ends_only_at_its_end(name, said):
 
 def test_chunk_vocabulary__equal_nouns_share_a_span(tokenizer):
     vocabulary = Vocabulary.of(["bow_(weapon)", "cat", "bow_(decorative_ribbons)"])
-    (chunk,) = chunk_vocabulary(vocabulary, tokenizer)
+    with pytest.warns(UserWarning, match=r"2 of 3 classes .*'bow_\(weapon\)' and 'bow_\(decorative_ribbons\)' by 'bow.'.* or in descriptions") as said:
+        (chunk,) = chunk_vocabulary(vocabulary, tokenizer)
+    assert len(said) == 1 and said[0].filename == __file__
     assert chunk.caption == "bow. cat"
     assert chunk.class_indices == (0, 1, 2)
     assert chunk.spans_per_class == (((0, 3),), ((5, 8),), ((0, 3),))
