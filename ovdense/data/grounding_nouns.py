@@ -71,12 +71,17 @@ def build_noun_query(
     return kept_boxes(caption, found, num_true, len(pieces) - num_true)
 
 
+def _words(text: str) -> str:
+    """Return the words of a text with a blank between them; a hyphen parts two."""
+    return plain(re.sub(r"\W+", " ", text))
+
+
 def _distractors(
     rng: Draws, grounded: GroundedCaption, nouns: NounDescriptions, positives: Sequence[str], spec: GroundingSpec
 ) -> Iterator[DescriptionPiece]:
     """Yield pieces of nouns that are not in the caption: those similar to the positives first, then random ones."""
     taken = frozenset().union(*(possible_texts(nouns.entries[noun]) for noun in positives))
-    words = plain(re.sub(r"\W+", " ", grounded.caption))
+    words = _words(grounded.caption)
     similar = (nouns.find(other) for noun in positives for other in nouns.entries[noun].similar)
     everything = (nouns.nouns[int(n)] for n in rng.permutation(len(nouns.nouns)))
     seen: set[str | None] = {None, *positives}
@@ -84,7 +89,7 @@ def _distractors(
         if noun in seen:
             continue
         seen.add(noun)
-        if noun in nouns.entries and _usable(nouns, noun) and f" {plain(noun)} " not in f" {words} ":
+        if noun in nouns.entries and _usable(nouns, noun) and f" {_words(noun)} " not in f" {words} ":
             piece = _draw_piece(rng, nouns.entries[noun], spec.name_prob)
             if piece.text not in taken:
                 yield piece

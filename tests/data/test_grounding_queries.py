@@ -183,6 +183,13 @@ def test_noun_query__a_distractor_never_reads_as_a_positive():
     assert any(q.caption.count("a kind of animal, furry, barks. ") > 1 for q in release)
 
 
+def test_noun_query__a_noun_with_a_hyphen_that_the_caption_says_is_no_distractor():
+    content = {"dog": NOUNS["dog"], "t-shirt": word("t-shirt", "garment", "short sleeves"), "x-ray": word("x-ray", "photo", "blue")}
+    of = grounded("A brown dog wears a t-shirt.", phrases=(("A brown dog",),))
+    made = noun_queries(of=of, content=content, name_prob=1.0)
+    assert all("x-ray," in q.caption and "t-shirt" not in q.caption for q in made)
+
+
 def test_noun_query__nouns_that_read_the_same_share_a_piece():
     content = {"dog": word("dog", "animal", "furry"), "manhole": word("manhole", "animal", "furry")}
     for q in noun_queries(content=content, of=grounded(phrases=(("A brown dog",), ("A manhole",))), name_prob=0.0):
