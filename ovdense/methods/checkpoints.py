@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,25 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     load_checked(model, state, str(path))
 
 
+def _newest_first(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder: those written since its `last_checkpoint` was, the one that this names, those before it, all others.
+
+    A run that went back to an earlier checkpoint leaves later ones of the run before beside its own: the largest N is not always the newest.
+    """
+    step = {p: int(m[1]) for p in folder.glob("*.pth") if (m := _STEP.fullmatch(p.name))}
+    order = sorted(step, key=lambda p: (step[p], p), reverse=True)
+    last = named = folder / "last_checkpoint"
+    with suppress(OSError, ValueError):  # no text, or no path
+        named = _resolved(last)
+    if named not in step:
+        return order
+    later = [p for p in order if step[p] > step[named] and p.lstat().st_mtime_ns > last.stat().st_mtime_ns]
+    return [*later, *(p for p in order if step[p] <= step[named]), *(p for p in order if step[p] > step[named] and p not in later)]
+
+
 def newest_readable(folder: str | Path) -> Path | None:
-    """Return the checkpoint iter_N.pth (or epoch_N.pth) with the largest N in `folder` that can be read, None if there is none."""
-    found = sorted(((int(m[1]), p) for p in Path(folder).glob("*.pth") if (m := _STEP.fullmatch(p.name))), reverse=True)
-    for _, path in found:
+    """Return the newest checkpoint iter_N.pth (or epoch_N.pth) in `folder` that can be read, None if there is none: see `_newest_first`."""
+    for path in _newest_first(Path(folder)):
         try:
             read_checkpoint(path)
         except (ValueError, FileNotFoundError) as error:

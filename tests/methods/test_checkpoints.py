@@ -77,7 +77,29 @@ def test_newest_readable__passes_over_broken_ones(tmp_path):
     assert newest_readable(tmp_path).name == "iter_10.pth"
     (tmp_path / "last_checkpoint").write_text("/elsewhere/iter_9.pth")
     assert model_state(tmp_path / "last_checkpoint")["w"][0] == 9  # the folder has moved
-    assert model_state(tmp_path)["w"][0] == 10
+    assert model_state(tmp_path)["w"][0] == 9  # a run that went back to 9 has left the 10 of the run before
+    for strange in (b"\xff\xfe", b"a\0b", b"", b"iter_7.pth", b"iter_11.pth"):  # the last one is broken, the others are none of the folder
+        (tmp_path / "last_checkpoint").write_bytes(strange)
+        assert newest_readable(tmp_path).name == "iter_10.pth"
+
+
+def test_newest_readable__of_a_run_that_went_back_and_was_killed(tmp_path):
+    """500 to 2000 were written, 500 was resumed, then 1000 written anew, and 1500 before the kill came between it and `last_checkpoint`."""
+    def write(name: str, minute: int) -> None:
+        path = tmp_path / name
+        torch.save({"state_dict": {"w": torch.tensor([float(minute)])}}, path) if path.suffix else path.write_text("/old/place/iter_1000.pth")
+        os.utime(path, (60 * minute, 60 * minute))
+
+    for minute, step in enumerate((500, 1000, 1500, 2000)):
+        write(f"iter_{step}.pth", minute)
+    write("iter_1000.pth", 10)
+    write("last_checkpoint", 11)
+    assert newest_readable(tmp_path).name == "iter_1000.pth"
+    write("iter_1500.pth", 12)
+    assert newest_readable(tmp_path).name == "iter_1500.pth"
+    (tmp_path / "iter_1500.pth").write_bytes(b"broken")
+    os.utime(tmp_path / "iter_1500.pth", (780, 780))
+    assert newest_readable(tmp_path).name == "iter_1000.pth", "not the 2000 of the run before"
 
 
 def test_load_weights__names_what_is_missing(tmp_path):
