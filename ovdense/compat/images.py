@@ -143,9 +143,16 @@ def write_picture(path: str | Path, image: np.ndarray, **how: Any) -> Path:
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB; 16 bits a pixel are scaled to 8 (Pillow's own conversion would cut them off at 255)."""
+    """Return (H, W, 3) uint8 RGB; 16 bits a pixel are scaled to 8 (Pillow's own conversion would cut them off at 255).
+
+    BrokenImage for floats and for numbers of more than 16 bits: nothing says which of them is white, and they would become black or white.
+    """
+    if picture.mode == "F":
+        raise BrokenImage("pixels must be whole numbers of 8 or 16 bits, got floats; convert the image first")
     if picture.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.int64)
+        if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+            raise BrokenImage(f"pixels must be whole numbers of 8 or 16 bits, got {grey.min()}..{grey.max()}; convert the image first")
         if grey.max(initial=0) > 255:
-            return np.repeat((grey.clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+            return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(picture.convert("RGB"))

@@ -52,6 +52,8 @@ def read_image(path: str) -> np.ndarray:
             return to_rgb(upright(picture))
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} is missing") from None
+    except BrokenImage as error:
+        raise BrokenImage(f"{path}: {error}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenImage(f"{path}: must be a whole image file, could not be read: {error}; {_advice(path)}") from None
 

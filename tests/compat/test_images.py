@@ -60,3 +60,18 @@ def test_note__only_where_the_stored_size_fits(tmp_path):
     turned(tmp_path / "a.jpg", 6)
     assert "EXIF orientation is 6" in stored_size_note(tmp_path / "a.jpg", (8, 16))
     assert stored_size_note(tmp_path / "a.jpg", (9, 16)) == stored_size_note(tmp_path / "a.jpg", (16, 8)) == ""
+
+
+@pytest.mark.parametrize(("pixels", "white"), [
+    (np.full((4, 6), 200, np.uint16), 200), (np.full((4, 6), 51200, np.uint16), 200), (np.full((4, 6), 51200, np.int32), 200),
+    (np.full((4, 6), 70000, np.int32), None), (np.full((4, 6), -1, np.int32), None), (np.full((4, 6), 0.8, np.float32), None),
+], ids=["8 bits in 16", "16 bits", "16 bits in 32", "more than 16 bits", "negative", "floats"])  # fmt: skip
+def test_pixels__of_which_nothing_says_what_is_white_are_refused(tmp_path, pixels, white):
+    """Floats from 0 to 1 would be a black picture, without a word."""
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    for read in (read_upright, read_image, load_image, lambda path: load_image(Image.open(path))):
+        if white is None:
+            with pytest.raises(ValueError, match="pixels must be whole numbers of 8 or 16 bits, got .*; convert the image first$"):
+                read(tmp_path / "a.tif")
+        else:
+            assert (read(tmp_path / "a.tif") == white).all()
