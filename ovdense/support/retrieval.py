@@ -62,13 +62,16 @@ class ImageIndex:
         self.paths, self.keys, self.pool = tuple(paths), tuple(keys), pool
         self.skipped = skipped or {}
         self._places = pool.places(self.keys)
+        self._fingerprint = ""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fingerprint(self) -> str:
         """Return a hash of the contents in order (and of the encoder, which the pool's folder names)."""
-        return hashlib.sha256(self.pool.folder.name.encode() + b"".join(self.keys)).hexdigest()[:32]
+        if not self._fingerprint:  # asked for each class; of ImageNet's it takes a tenth of a second
+            self._fingerprint = hashlib.sha256(self.pool.folder.name.encode() + b"".join(self.keys)).hexdigest()[:32]
+        return self._fingerprint
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return (stop - start, D) vectors."""

@@ -100,6 +100,13 @@ def test_top_k__equal_images_keep_the_archives_order(monkeypatch):
     assert index.top_k(torch.ones(1, 2), 1000).position_Qk.shape == (1, 100)
 
 
+def test_index__hashes_its_contents_once(monkeypatch):
+    index = ImageIndex([Path("a"), Path("b")], [b"1", b"2"], MemoryPool(np.eye(2, dtype=np.float32)))
+    first = index.fingerprint()
+    monkeypatch.setattr("ovdense.support.retrieval.hashlib.sha256", None)
+    assert index.fingerprint() == first
+
+
 def test_index__computes_each_content_once_and_follows_moves(tmp_path, archive):
     embedder, kwargs = MeanColour(), dict(folder=tmp_path / "index", batch_size=2, progress=False)
     index = index_images(folder_images(archive), embedder, **kwargs)
