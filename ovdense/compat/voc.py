@@ -10,7 +10,7 @@ _SURE = re.compile(r"(\s-1|\s\s[01]|\t[01])$")
 def split_names(split_file: Path) -> tuple[str, ...]:
     """Return the image names that .../ImageSets/Main/NAME.txt lists, blanks in them included; ValueError when one is there twice, or it is no list of names."""
     try:
-        names = listed_names(split_file.read_text(encoding="utf8"))
+        names = listed_names(split_file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{split_file} must be a list of image names in UTF-8, byte {error.start} is not: {error.reason}") from None
     strange = next(filter(is_strange, names), None)

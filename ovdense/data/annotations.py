@@ -60,7 +60,7 @@ def near(name: str, known: Sequence[str]) -> str:
 def read_json(path: Path) -> object:
     """Return the content of a JSON file; ValueError with line and column when it is broken."""
     try:
-        return loads(Path(path).read_text(encoding="utf8"))
+        return loads(Path(path).read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: must be JSON, broken at line {error.lineno} column {error.colno}: {error.msg}; is the file cut short?") from None
     except UnicodeDecodeError as error:

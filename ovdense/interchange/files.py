@@ -48,9 +48,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a text file; ValueError for one that is not UTF-8."""
+    """Return the content of a text file, without the mark that Windows' editors begin it with; ValueError for one that is not UTF-8."""
     try:
-        return path.read_text(encoding="utf8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: must be text in UTF-8, byte {error.start} is not: {error.reason}") from None
 

@@ -58,6 +58,8 @@ def _image(content: Any, path: Path, root: Path, unknown: Unknown) -> AnnotatedI
         raise ValueError(f"{path}: imageHeight and imageWidth must be positive integers, got {size_hw}; open and save the file in LabelMe")
     shapes = without_unknown((_shape(s, size_hw, f"{path}: shape {n}") for n, s in enumerate(content["shapes"])), unknown, str(path))
     name = content["imagePath"].replace("\\", "/").split("/")[-1]
+    if name in ("", ".", ".."):
+        raise ValueError(f"{path}: imagePath must name the image's file, got {content['imagePath'][:80]!r}")
     extra = {k: v for k, v in content.items() if k not in _IMAGE}
     return AnnotatedImage(file_name=(path.parent.relative_to(root) / name).as_posix(), size_hw=size_hw, objects=objects_of(shapes, size_hw, str(path)),
                           extra={"labelme": extra})
@@ -87,6 +89,8 @@ def _shape(shape: Any, size_hw: tuple[int, int], where: str) -> Shape | str:
 
 def _drawn(kind: str, points: list, mask: Any, size_hw: tuple[int, int], where: str, common: dict) -> Shape | str:
     wanted = {"rectangle": 2, "circle": 2, "mask": 2}.get(kind)
+    if kind == "rectangle" and len(points) == 4 and all(len(set(side)) == 2 for side in zip(*points)) and len(set(points)) == 4:
+        points = [min(points), max(points)]  # X-AnyLabeling writes all four corners
     if wanted and len(points) != wanted or kind == "polygon" and len(points) < 3:
         raise ValueError(f"{where}: a {kind} must have {wanted or 'at least 3'} points, got {len(points)}")
     if kind == "rectangle":

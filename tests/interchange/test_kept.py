@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from ovdense.interchange import AnnotationSet, Mask, read_annotations, write_annotations
 from ovdense.interchange.records import unique_ids
@@ -138,3 +139,38 @@ def test_labelme__a_name_of_two_lines_is_one_class(tmp_path):
     data = replace(data, images=(replace(data.images[0], objects=(_thing(name="red\ndog"),)),))
     write_annotations(data, tmp_path, "labelme")
     assert read_annotations(tmp_path).classes.names == ("cat", "red\ndog")
+
+
+def test_readers__take_files_that_begin_with_a_byte_order_mark(tmp_path):
+    """As editors on Windows write them."""
+    data = _set(_thing(), _thing(name="red dog"))
+    for form, place in (("coco", "a.json"), ("labelme", "l"), ("voc", "v"), ("yolo", "y")):
+        write_annotations(data, tmp_path / place, form)
+    picture = tmp_path / "y/images/train/photos/a.jpg"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(picture)
+    for file in [f for f in tmp_path.rglob("*") if f.suffix in (".json", ".txt", ".yaml", ".xml")]:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    for place, options in (("a.json", {}), ("l", {}), ("v", {"split": "train"}), ("y", {})):
+        found = read_annotations(tmp_path / place, **options)
+        assert found.classes.names == ("cat", "red dog") and [o.name for o in found.objects()] == ["cat", "red dog"], place
+
+
+@pytest.mark.parametrize("points, box", [
+    ([[1, 2], [9, 2], [9, 12], [1, 12]], (1, 2, 9, 12)), ([[9, 12], [1, 12], [1, 2], [9, 2]], (1, 2, 9, 12)),
+    ([[1, 2], [9, 3], [8, 12], [0, 11]], None), ([[1, 2], [9, 2], [9, 12], [9, 12]], None),
+])
+def test_labelme__a_rectangle_of_four_corners(points, box, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(_labelme(points=points)))
+    if box is None:
+        with pytest.raises(ValueError, match="must have 2 points"):
+            read_annotations(tmp_path)
+    else:
+        assert next(read_annotations(tmp_path).objects()).box_xyxy == box
+
+
+@pytest.mark.parametrize("name", ["", "photos/", ".."])
+def test_labelme__an_image_without_a_name(name, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({**_labelme(), "imagePath": name}))
+    with pytest.raises(ValueError, match="must name the image's file"):
+        read_annotations(tmp_path)
