@@ -7,6 +7,7 @@ found, each a list of spans), original_img_id and sentence_id; annotations {imag
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def four_numbers(bbox: Any, where: str) -> list[float]:
     return bbox
 
 
+@lru_cache(maxsize=4096)
 def whole_words(phrase: str) -> re.Pattern[str]:
     """Return what finds a phrase in a caption where it is words of their own ("man" not in "woman"), in any case and with any blanks between them."""
     return re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, phrase.split())) + r"(?!\w)", re.IGNORECASE)

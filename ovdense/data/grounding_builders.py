@@ -39,7 +39,7 @@ class _Builder:
         return {"info": {"description": name}, "images": self.images, "annotations": self.annotations, "categories": OBJECT}
 
 
-def _entries(given: Any, fields: Sequence[str], what: str) -> Sequence[Mapping]:
+def published_entries(given: Any, fields: Sequence[str], what: str) -> Sequence[Mapping]:
     """Return a published file's list of entries; ValueError for one that lacks a field: it is another file, or cut short."""
     if not isinstance(given, list):
         raise ValueError(f"{what} must be a list, got {type(given).__name__}; is it the right file?")
@@ -149,8 +149,8 @@ def phrase_cut(refer: Sequence[Mapping], image_data: Sequence[Mapping]) -> dict:
 
     Differs from MDETR's script, which keeps only the last polygon of a thing.
     """
-    sizes, made = {int(i["image_id"]): i for i in _entries(image_data, ("image_id", "height", "width"), "PhraseCut's images")}, _Builder()
-    for entry in _entries(refer, ("task_id", "image_id", "phrase", "instance_boxes", "Polygons"), "PhraseCut's phrases"):
+    sizes, made = {int(i["image_id"]): i for i in published_entries(image_data, ("image_id", "height", "width"), "PhraseCut's images")}, _Builder()
+    for entry in published_entries(refer, ("task_id", "image_id", "phrase", "instance_boxes", "Polygons"), "PhraseCut's phrases"):
         if int(entry["image_id"]) not in sizes:
             raise KeyError(f"task {entry['task_id']}: its image {entry['image_id']} must be in the images' file, it is not; give image_data_split.json")
         if len(entry["Polygons"]) != len(entry["instance_boxes"]):
@@ -172,7 +172,7 @@ def lvis_modulation(lvis: Mapping, *, keep: Iterable[int] | None = None, clean: 
     """
     for part, fields in (("images", ("id", "coco_url", "height", "width", "neg_category_ids")), ("annotations", ("image_id", "category_id", "bbox")),
                          ("categories", ("id", "name"))):  # fmt: skip
-        _entries(lvis.get(part), fields, f"LVIS's {part}")
+        published_entries(lvis.get(part), fields, f"LVIS's {part}")
     names, made = {c["id"]: clean(c["name"]) for c in lvis["categories"]}, _Builder()
     kept = None if keep is None else set(keep)
     of_image: dict[int, dict[int, list[dict]]] = {}
@@ -205,7 +205,7 @@ def gqa(questions: Mapping[str, Mapping], scene_graphs: Mapping[str, Mapping] | 
     if scene_graphs is None and size_of is None:
         raise ValueError("without scene graphs the sizes of images must be told: give size_of")
     made = _Builder()
-    _entries(list(questions.values()), ("imageId", "question", *(("annotations",) if scene_graphs is not None else ())), "GQA's questions")
+    published_entries(list(questions.values()), ("imageId", "question", *(("annotations",) if scene_graphs is not None else ())), "GQA's questions")
     for number, question in questions.items():
         image_id, text = question["imageId"], question["question"]
         if scene_graphs is not None and image_id not in scene_graphs:

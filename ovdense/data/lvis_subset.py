@@ -2,16 +2,21 @@
 import random
 from collections.abc import Mapping
 
+from ovdense.data.grounding_builders import published_entries
+
 
 def lvis_subset(lvis: Mapping, share: float) -> set[int]:
     """Return the ids of `share` (0..1) of the images, chosen as the release's script does with its seed, so that the images are the same.
 
     Of ten draws nine are for an image of the class that has been drawn least often, one for an image that is known not to have the class of which that
     was drawn least; of equal ones the class with fewer images comes first. Images where a class is not labelled exhaustively count for it only where it
-    has no others. ValueError where there are not enough images with labels.
+    has no others. ValueError where there are not enough images with labels, and for a file that is not LVIS v1's.
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of images must lie in 0..1 and be above 0, got {share}")
+    for part, fields in (("categories", ("id", "image_count")), ("images", ("id", "neg_category_ids", "not_exhaustive_category_ids")),
+                         ("annotations", ("image_id", "category_id"))):  # fmt: skip
+        published_entries(lvis.get(part), fields, f"LVIS's {part}")
     if share == 1:
         return {image["id"] for image in lvis["images"]}
     classes = [c["id"] for c in sorted(lvis["categories"], key=lambda c: (c["image_count"], c["id"]))]

@@ -131,6 +131,8 @@ def test_builders__another_file_is_said():
         builders.lvis_modulation(COCO, clean=str)
     with pytest.raises(ValueError, match="LVIS's images must be a list, got NoneType"):
         builders.lvis_modulation({}, clean=str)
+    with pytest.raises(ValueError, match="LVIS's categories, entry 0: must have id, image_count, got none of image_count"):
+        lvis_subset(COCO, 0.1)
     with pytest.raises(ValueError, match="GQA's questions, entry 0: must have imageId, question, annotations"):
         builders.gqa({"7": {"height": 40, "width": 60, "objects": {}}}, {"q": {}})
 
