@@ -48,9 +48,9 @@ class DrawingSettings:
 class GeneratedSupport:
     """Draws and keeps the support set of any class.
 
-    `pipeline`: a local folder or hub name (loaded when the first image has to be drawn), or a diffusers pipeline. `renamed`: {class name:
-    what to draw}; others are drawn by their noun, or with `described` by `attribute_phrase` without the words in `silent`. `batch_size`
-    images are drawn at once; every image has noise of its own, by (seed, name, number).
+    `pipeline`: a local folder or hub name (loaded when the first class is asked for: a set is known by its weights), or a diffusers pipeline.
+    `renamed`: {class name: what to draw}; others are drawn by their noun, or with `described` by `attribute_phrase` without the words in `silent`.
+    `batch_size` images are drawn at once; every image has noise of its own, by (seed, name, number).
     """
 
     def __init__(self, pipeline: Any, *, settings: DrawingSettings | Mapping[str, Any] | None = None, renamed: Mapping[str, str] = RENAMED,
@@ -124,9 +124,10 @@ class GeneratedSupport:
                 num_images_per_prompt=len(numbers), height=size_hw[0], width=size_hw[1], output_type="np",
                 generator=[torch.Generator("cpu").manual_seed(image_seed(s.seed, entry.name, n)) for n in numbers],
             ).images
-        if not np.isfinite(images).all():
+        heat_BHW = heat.maps()[:, 0].float().cpu()
+        if not np.isfinite(images).all() or not bool(heat_BHW.isfinite().all()):
             raise ValueError(f"the pipeline must draw numbers, but it drew nan for {prompt!r} in {pipeline.vae.dtype}; give dtype=\"float32\"")
-        return (images * 255).round().astype(np.uint8), heat.maps()[:, 0].float().cpu()
+        return (images * 255).round().astype(np.uint8), heat_BHW
 
     def _name(self, entry: ClassEntry) -> str:
         plain = attribute_phrase(entry, self.silent) if self.described else entry.noun

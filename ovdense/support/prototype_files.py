@@ -2,9 +2,7 @@
 
 A file is a `.safetensors` of the raw rows with its provenance as metadata. Nothing that is read runs code.
 """
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
@@ -22,7 +20,7 @@ from ovdense.structures import ClassBank, ClassEntry
 from ovdense.support.kmeans import MEMORY_BYTES
 from ovdense.support.mask_sources import SupportMasker
 from ovdense.support.prototypes import NUM_PARTS, ClassPrototypes, PrototypeBank, PrototypeBuilder, RegionPrototypes
-from ovdense.support.store import SupportSet
+from ovdense.support.store import SupportSet, known_as
 from ovdense.vision.extractors import FeatureExtractor
 
 FORMAT = 1
@@ -37,9 +35,8 @@ class PrototypeFiles:
         self.folder = Path(folder) if folder is not None else cache_root() / "prototypes"
 
     def path(self, name: str, made_with: Mapping[str, Any]) -> Path:
-        key = json.dumps({"format": FORMAT, "mask_rules": MASK_RULES, "name": name, "made_with": made_with}, sort_keys=True, ensure_ascii=False)
-        slug = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40] or "class"
-        return self.folder / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        about = {"format": FORMAT, "mask_rules": MASK_RULES, "name": name, "made_with": made_with}
+        return self.folder / f"{known_as(name, about)}.safetensors"
 
     def find(self, name: str, made_with: Mapping[str, Any]) -> ClassPrototypes | None:
         """Return the prototypes of class `name` made with these very things, or None; ValueError for a damaged file."""

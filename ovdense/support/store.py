@@ -97,9 +97,7 @@ class SupportStore:
 
     def place(self, name: str, made_with: Mapping[str, Any]) -> Path:
         """Return the folder of a set, whether it is there or not."""
-        key = json.dumps({"format": FORMAT, "name": name, "made_with": made_with}, sort_keys=True, ensure_ascii=False)
-        slug = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40] or "class"
-        return self.folder / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        return self.folder / known_as(name, {"format": FORMAT, "name": name, "made_with": made_with})
 
 
 class SupportWriter:
@@ -145,6 +143,12 @@ class SupportWriter:
 
     def _rewrite(self) -> None:
         replace_file(self.folder / PARTIAL, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._rows))
+
+
+def known_as(name: str, about: Mapping[str, Any]) -> str:
+    """Return the name on disk of what is made for class `name`, told apart by all of `about` (JSON values)."""
+    slug = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")[:40] or "class"
+    return f"{slug}-{hashlib.sha256(json.dumps(about, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]}"
 
 
 def _image_of(row: Mapping[str, Any], folder: Path) -> SupportImage:

@@ -76,11 +76,18 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.features(self.query_size(image_BCHW))
+        return self._numbers(self.query_size(image_BCHW))
 
     @torch.no_grad()
     def support(self, image_BCHW: Tensor) -> Tensor:
-        return self.features(self.support_size(image_BCHW))
+        return self._numbers(self.support_size(image_BCHW))
+
+    def _numbers(self, image_BCHW: Tensor) -> Tensor:
+        """Return the features; ValueError where they are no numbers, which float16 can give and every place would be called background for."""
+        feat_BCHW = self.features(image_BCHW)
+        if not bool(feat_BCHW.isfinite().all()):
+            raise ValueError(f"{type(self).__name__} must give finite features, got others of images {tuple(image_BCHW.shape)}; run it in float32")
+        return feat_BCHW
 
     def fingerprint(self) -> str:
         """Return a hash of settings and weights: the key of prototypes made with it."""

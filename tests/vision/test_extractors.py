@@ -101,6 +101,15 @@ def test_keys__are_known_by_weights_and_block(timm_keys):
     assert not one.training and not any(p.requires_grad for p in one.parameters()) and not one.train().encoder.visual.training
 
 
+def test_extractor__features_that_are_no_numbers_are_an_error(monkeypatch):
+    extractor = clip_keys(query_px=32, support_px=32)
+    features = extractor.features
+    monkeypatch.setattr(extractor, "features", lambda image: features(image).index_fill(3, torch.tensor([1]), torch.inf))
+    for read in (extractor, extractor.support):
+        with pytest.raises(ValueError, match="ClipKeys must give finite features.*float32"):
+            read(picture(32, 32))
+
+
 def test_keys__of_networks_without_them_are_refused():
     with pytest.raises(ValueError, match="must be a ViT of timm"):
         VitKeys("resnet18", weights=None)
