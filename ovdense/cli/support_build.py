@@ -1,10 +1,10 @@
 """ovdense support build: the support images and prototypes of a vocabulary; the same as tools/build_support_set.py.
 
-What is there already is kept; a run that was killed goes on where it stopped.
+What is there already is kept; a run that was killed goes on where it stopped. Several at once, one an accelerator, share out the classes to be drawn.
 """
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser = Parser(
         prog=prog, json=True,
         description="Draw, retrieve or read the support images of OVDiff's classes, and make their prototypes; they are kept below the cache root.",
-        epilog="The segmenter of the config finds them there; --out writes one file for its bank_file, which needs neither images nor pipeline.",
+        epilog="The segmenter of the config finds them there; --out writes one file for its bank_file, which needs no images. Started several times at once, "
+        "each on an accelerator of its own, it shares out the classes to be drawn.",
     )  # fmt: skip
     parser.add_argument("config", help="config file of an OVDiff segmenter, such as configs/ovdiff_shapes_mini.py, or a model's name")
     add_run_arguments(parser)
@@ -74,9 +75,20 @@ def _vocabulary(args: argparse.Namespace, cfg):
     return wanted_of(args.vocabulary).vocabulary  # a plain name that is neither built in nor a file is a class
 
 
+def free_first(source, entries: Sequence) -> Iterator:
+    """Yield classes, those that another process is drawing when their turn comes after all others: builds side by side share the work."""
+    late = []
+    for entry in entries:
+        if hasattr(source, "is_drawn_elsewhere") and source.is_drawn_elsewhere(entry):
+            late.append(entry)
+        else:
+            yield entry
+    yield from late
+
+
 def _build(model, vocabulary, args: argparse.Namespace) -> list[dict[str, Any]]:
     classes, done = [e for e in vocabulary if not e.is_background], []
-    for number, entry in enumerate(classes, start=1):
+    for number, entry in enumerate(free_first(model.support, classes), start=1):
         began = time.perf_counter()
         found = model.support.support_set(entry)
         made = model.build_class(entry)

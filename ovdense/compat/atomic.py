@@ -190,6 +190,23 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(folder: str | Path) -> bool:
+    """Return whether somebody holds a folder by `alone_in` now; False where there are no locks."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        _lock(handle, wait=False)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def remove_left(folder: str | Path, older_than: float = 0.0) -> int:
     """Remove what killed processes left half written in `folder`, untouched for `older_than` seconds; return how many files."""
     removed = 0

@@ -92,6 +92,10 @@ class GeneratedSupport:
         with self.store.alone(entry.name, made_with):
             return self._whole(entry, made_with) or self._drawn(entry, made_with)
 
+    def is_drawn_elsewhere(self, entry: ClassEntry) -> bool:
+        """Return whether another process is drawing the class now."""
+        return self.store.is_held(entry.name, self.made_with(entry))
+
     def _whole(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet | None:
         """Return the finished set, None where there is none or a file of it has gone."""
         found = self.store.find(entry.name, made_with)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ovdense.compat.atomic import alone_in, append_whole, remove_left, replace_file
+from ovdense.compat.atomic import alone_in, append_whole, is_held, remove_left, replace_file
 from ovdense.compat.images import read_upright, write_picture
 from ovdense.compat.json_text import loads
 from ovdense.compat.paths import cache_root
@@ -82,6 +82,10 @@ class SupportStore:
         """Hold the set while the block lasts; other processes that ask for the same wait, and should look for it then."""
         with alone_in(self.place(name, made_with)):
             yield
+
+    def is_held(self, name: str, made_with: Mapping[str, Any]) -> bool:
+        """Return whether somebody is making the set now (`alone`)."""
+        return is_held(self.place(name, made_with))
 
     def begin(self, name: str, made_with: Mapping[str, Any]) -> "SupportWriter":
         """Return a writer for this set; what an unfinished attempt left there is kept (`len(writer)` images)."""

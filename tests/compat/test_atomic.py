@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ovdense.compat import atomic
-from ovdense.compat.atomic import NotWritten, append_whole, atomic_folder, atomic_write, remove_left, replace_file
+from ovdense.compat.atomic import NotWritten, alone_in, append_whole, atomic_folder, atomic_write, is_held, remove_left, replace_file
 from ovdense.compat.images import read_upright, write_picture
 from ovdense.support.pool import EmbeddingPool
 
@@ -233,3 +233,14 @@ def test_write_picture__forms(tmp_path, suffix):
     with pytest.raises(ValueError, match="must end in .jpg"):
         write_picture(tmp_path / "a.txt", image)
     assert names(tmp_path) == [f"a{suffix}"]
+
+
+def test_alone_in__a_process_that_dies_lets_go(tmp_path):
+    code = f"from ovdense.compat.atomic import alone_in\nwith alone_in({str(tmp_path / 'set')!r}):\n    print('held', flush=True)\n    input()"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n" and is_held(tmp_path / "set") and not is_held(tmp_path / "other")
+    holder.kill()
+    holder.wait()
+    with alone_in(tmp_path / "set"):
+        assert is_held(tmp_path / "set")
+    assert not is_held(tmp_path / "set") and not list((tmp_path / "set").iterdir())

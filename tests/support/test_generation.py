@@ -128,6 +128,17 @@ def test_support_set__two_that_ask_at_once_draw_once(sd, tmp_path):
     assert first == second and counted == [0, 1, 2, 3]
 
 
+def test_support_build__leaves_what_another_draws_to_the_end(sd, tmp_path):
+    from ovdense.cli.support_build import free_first
+
+    source, entries = drawn_by(sd, tmp_path, []), [ClassEntry(name=n) for n in ("cat", "dog", "cow")]
+    order = free_first(source, entries)
+    assert next(order).name == "cat"
+    with source.store.alone("dog", source.made_with(entries[1])):
+        assert [e.name for e in order] == ["cow", "dog"]
+    assert not source.is_drawn_elsewhere(entries[1]) and list(free_first(object(), entries)) == entries
+
+
 def test_support_set__what_two_writers_left_is_not_taken_twice(sd, tmp_path):
     """As where locks are not seen: both append their rows to one file, and both are killed."""
     counted, entry = [], ClassEntry(name="cat")
