@@ -328,7 +328,7 @@ def test_references__ranks_go_the_same_way_whatever_each_finds_on_disk(coloured,
     alone = coloured()
     alone.builder.cache = EmbeddingCache(tmp_path / "kept")
     alone.set_vocabulary(Vocabulary.of(["red", "blue"]))
-    call_on_ranks(references_where_one_rank_has_a_file, str(tmp_path), folder=tmp_path, timeout=100)
+    call_on_ranks(references_where_one_rank_has_a_file, str(tmp_path), folder=tmp_path)
     for rank in range(2):
         assert torch.equal(torch.load(tmp_path / f"references{rank}.pt"), alone.text().reference_MC)
 
