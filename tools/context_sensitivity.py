@@ -1,6 +1,5 @@
 """Does it read descriptions: python tools/context_sensitivity.py configs/desco_lvis_mini.py work_dirs/desco_lvis_mini"""
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from mmengine.config import DictAction
 
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors, clean_run_errors
+from ovdense.runs import clean_errors, clean_run_errors, use_data_root
 
 WAYS = ("kept", "altered", "swapped", "control")
 
@@ -72,10 +71,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-images and --num-resamples must be at least 1, --seed at least 0, got {args.num_images}, {args.num_resamples}, {args.seed}")
     if not (0 < args.threshold <= 1 and 0 < args.min_iou <= 1):
         raise ValueError(f"--threshold and --min-iou must lie in (0, 1], got {args.threshold} and {args.min_iou}")
-    if args.data_root is not None:
-        if not Path(args.data_root).is_dir():
-            raise FileNotFoundError(f"--data-root must be an existing folder, got {args.data_root}")
-        os.environ["OVDENSE_DATA"] = str(Path(args.data_root).resolve())
+    use_data_root(args.data_root)
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Any, Any, tuple]:

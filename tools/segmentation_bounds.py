@@ -29,6 +29,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        if args.first is not None and args.first < 1:
+            raise ValueError(f"--first must be at least 1, got {args.first}")
         from ovdense.methods.dense_model import TrainingFreeSegmenter
         from ovdense.registry import DATASETS, MODELS
 

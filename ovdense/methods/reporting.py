@@ -107,6 +107,7 @@ class PredictionWriter(ReportedMetric):
     def __init__(self, *, path: str, collect_device: str = "cpu") -> None:
         super().__init__(collect_device=collect_device)
         self.path = path
+        self._written_for: dict[Path, str] = {}
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         names = self.dataset_meta["classes"]
@@ -118,6 +119,8 @@ class PredictionWriter(ReportedMetric):
         """Write a label map and return its record; the name is held as its bytes."""
         label = found.label_map_HW.numpy()
         file = self._png(file_name)
+        if self._written_for.setdefault(file, file_name) != file_name:
+            raise ValueError(f"{file_name} and {self._written_for[file]} would have the same label map {file}; give images names that differ before the suffix")
         write_picture(file, label.astype(np.uint8 if len(found.names) <= 256 else np.uint16))
         return {"image_id": found.image_id, "file_name": np.frombuffer(file_name.encode(), dtype=np.uint8)}
 

@@ -22,7 +22,7 @@ from ovdense.evaluation.comparison import read_report
 from ovdense.evaluation.ground_truth import load_ground_truth
 from ovdense.methods import checkpoints  # noqa: F401  (makes MMEngine's loading safe)
 from ovdense.registry import DATASETS
-from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.structures import ClassEntry, Results, Vocabulary
 from ovdense.support.mask_sources import SupportMasker
 from ovdense.support.pool import EmbeddingPool
 from ovdense.support.prototype_files import PrototypeFiles, load_bank
@@ -295,3 +295,13 @@ def test_outputs__stay_in_their_folder(tmp_path):
 
     metric = PredictionWriter(path=str(tmp_path / "out" / "predictions.json"))
     assert metric._png("../../../etc/cron.d/x.jpg") == tmp_path / "out" / "predictions" / "etc" / "cron.d" / "x.png"
+
+
+def test_outputs__of_two_images_do_not_take_each_others_place(tmp_path):
+    from ovdense.methods.reporting import PredictionWriter
+
+    metric = PredictionWriter(path=str(tmp_path / "predictions.json"))
+    found = Results.of_label_map(torch.zeros(2, 3, dtype=torch.int64), ["sky"])
+    metric._written(found, "a/1.jpg"), metric._written(found, "a/1.jpg")  # where several processes fill up their last turn, one comes again
+    with pytest.raises(ValueError, match=r"a/1.png and a/1.jpg would have the same label map .*predictions/a/1.png"):
+        metric._written(found, "a/1.png")

@@ -52,3 +52,7 @@ def test_bounds__needs_a_segmenter_that_is_not_trained(capsys):
     with pytest.raises(SystemExit):
         load_script("tools/segmentation_bounds.py").main(["configs/mdetr_shapes_mini.py"])
     assert "must be of a segmenter that is not trained" in capsys.readouterr().err
+    for first in ("0", "-3"):
+        with pytest.raises(SystemExit):
+            load_script("tools/segmentation_bounds.py").main(["configs/maskclip_voc_mini.py", "--first", first])
+        assert f"--first must be at least 1, got {first}" in capsys.readouterr().err
