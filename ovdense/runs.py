@@ -24,6 +24,19 @@ _WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal T
 _FRAME = re.compile(r'File "(.+)", line \d+, in .+\n\s+(.+)')
 
 
+class Settings(DictAction):
+    """MMEngine's reading of KEY=VALUE ..., with words for what is no such pair."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        bad = next((text for text in values if not text.partition("=")[0].strip() or "=" not in text), None)
+        if bad is not None:
+            raise argparse.ArgumentError(self, f"must be KEY=VALUE, such as model.test.score_thr=0.1, got {bad!r}")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:  # brackets that do not close
+            raise argparse.ArgumentError(self, f"cannot be read: {error}; a list is written key=\"[1,2]\"") from None
+
+
 @contextmanager
 def clean_errors() -> Iterator[None]:
     """While a run is prepared: end with exit code 2 and one line for what the user can put right.
@@ -100,7 +113,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share."""
     parser.add_argument("--work-dir", metavar="DIR", help="folder for logs, checkpoints and metrics (default: work_dirs/<config name>)")
     add_data_root(parser)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE",
                         help='change settings of the config, for example train_cfg.max_iters=100 model.test.score_thr=0.1 key="[1,2]"')  # fmt: skip
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="what starts the processes of a distributed run")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -201,7 +201,7 @@ def config_path(name_or_path: str | Path) -> Path:
 def run_folder(name_or_path: str | Path) -> Path | None:
     """Return the folder if this is a run's, as ovdense train makes them, else None; ValueError if it holds several configs or none."""
     path = Path(name_or_path).expanduser()
-    if not path.is_dir() or str(name_or_path).casefold().replace("-", "_") in names():
+    if not str(name_or_path) or not path.is_dir() or str(name_or_path).casefold().replace("-", "_") in names():
         return None
     configs = sorted(path.glob("*.py"))
     if len(configs) != 1:

@@ -200,6 +200,18 @@ def test_call__negatives_never_come_back(predictor):
     assert found.names == ("cat",) and set(found.labels.tolist()) <= {0} and predictor.vocabulary.names == ("cat", "dog", "a fox")
 
 
+def test_call__no_image_is_not_the_current_folder(predictor, tmp_path, monkeypatch):
+    Image.fromarray(_photo()).save(tmp_path / "a.png")
+    (tmp_path / "script.py").write_text("raise SystemExit('run as a config')")
+    monkeypatch.chdir(tmp_path)
+    assert len(predictor(".", score_thr=0.0)) == 1
+    for images in ("", [""]):
+        with pytest.raises(FileNotFoundError, match="existing file"):
+            predictor(images)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load("")
+
+
 def test_call__addresses_and_wrong_kinds(predictor):
     with pytest.raises(ValueError, match="nothing is fetched"):
         predictor("https://example.org/cat.jpg")

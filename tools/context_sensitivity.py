@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import DictAction
 
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors, clean_run_errors, use_data_root
+from ovdense.runs import Settings, clean_errors, clean_run_errors, use_data_root
 
 WAYS = ("kept", "altered", "swapped", "control")
 
@@ -25,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("config", help="config file that the checkpoint was trained with; its test data must have descriptions")
     parser.add_argument("checkpoint", help="checkpoint file; or a run's folder, or the last_checkpoint in it, for its newest one")
     parser.add_argument("--data-root", metavar="DIR", help="folder that holds the data; the same as setting OVDENSE_DATA (default: ./data)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings of the config")
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE", help="change settings of the config")
     parser.add_argument("--num-images", type=int, metavar="N", help="use the first N images only (default: all)")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE", help="score from which an absent thing counts as found (default: %(default)s)")
     parser.add_argument("--min-iou", type=float, default=0.5, metavar="IOU", help="overlap that puts a detection at an object's place (default: %(default)s)")

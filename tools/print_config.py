@@ -3,17 +3,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
 from ovdense.api import load_config
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import Settings, clean_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Print a config as one flat file, with its bases and --cfg-options applied. Nothing is built.")
     parser.add_argument("config", help="config file, such as configs/desco_lvis_mini.py")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings, as for tools/train.py")
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE", help="change settings, as for tools/train.py")
     return parser.parse_args(argv)
 
 

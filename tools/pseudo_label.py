@@ -5,10 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from ovdense.cli.parser import Parser
-from ovdense.runs import add_data_root, clean_errors, use_data_root
+from ovdense.runs import Settings, add_data_root, clean_errors, use_data_root
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the labels")
     parser.add_argument("--vocab", default=None, metavar="NAME|FILE", help="classes, such as voc21 or a file (default: those of the config's test data)")
     add_data_root(parser)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings of the config, such as its weights")
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE", help="change settings of the config, such as its weights")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: an accelerator if there is one)")
     return parser.parse_args(argv)
 

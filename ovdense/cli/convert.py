@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
-
 from ovdense.cli.output import outcome
 from ovdense.cli.parser import Parser
-from ovdense.runs import clean_errors
+from ovdense.runs import Settings, clean_errors
 
 UNUSED = "head.cls_logits."  # the published files carry it, nothing reads it; mmdet's leave it out
 
@@ -29,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
                         "five tokens; the config's text_encoder then has context_length=77")  # fmt: skip
     parser.add_argument("--to-published", action="store_true",
                         help="DenseCLIP, back: SRC is a checkpoint of ours, DST gets a plain state dict with the published names")  # fmt: skip
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE",
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE",
                         help="change the config, such as model.text_encoder.context_length=77")  # fmt: skip
     parser.add_argument("--no-ema", action="store_true", help="of an MDETR file take `model` instead of `model_ema`, which its published figures are of")
     return parser.parse_args(argv)

@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         args = list(sys.argv[1:] if args is None else args)
+        if "" in args:  # as a path it would be the current folder
+            self.error('an argument is empty (""); is a variable of the shell not set?')
         if self._subparsers is None:  # with commands, their own parsers look at what is theirs
             for text in args:
                 if text == "--":

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
-
 from ovdense.cli.output import outcome, progress, table
 from ovdense.cli.parser import PARTLY, Parser
 from ovdense.cli.picture_names import PREDICTIONS, SHEET, picture_names, record_names, require_free
-from ovdense.runs import add_data_root, clean_errors, use_data_root
+from ovdense.runs import Settings, add_data_root, clean_errors, use_data_root
 
 MODEL = "mini"
 DRAWN, PHOTOS = "desco_lvis_mini", "desco_coco_photos"
@@ -46,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
                         help="checkpoint (default: the newest one in the run's folder, or in work_dirs/<config name>; none for a method "
                         "that is not trained)")  # fmt: skip
     add_data_root(parser)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change the config, such as model.background_thr=0.6")
+    parser.add_argument("--cfg-options", nargs="+", action=Settings, metavar="KEY=VALUE", help="change the config, such as model.background_thr=0.6")
     parser.add_argument("--masks", metavar="FILE", help="weights of SAM (vit_b, vit_l or vit_h): boxes get masks by it, label maps its borders")
     parser.add_argument("--heat", action="store_true", help="write NAME_heat.jpg beside each picture: how well its places match each class; not for MDETR")
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="SCORE", help="leave out detections below this score (default: %(default)s)")

@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _train(args: argparse.Namespace, found: dict[str, Any]) -> None:
     with clean_errors():
         cfg = configure(args)
+        if not cfg.get("train_dataloader"):
+            raise ValueError(f"{args.config} trains nothing; take a config that does, such as desco_coco_photos")
         use_own_data(cfg, args)
         options = args.cfg_options or {}
         use_seed(cfg, args.seed, kept=options)

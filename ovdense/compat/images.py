@@ -39,11 +39,11 @@ def load_image(image: ImageLike) -> np.ndarray:
 
 def image_files(path: str | Path) -> list[Path]:
     """Return the file, or the images of the folder (by their suffix), sorted; FileNotFoundError or ValueError when there is none."""
-    path = Path(path).expanduser()
+    given, path = str(path), Path(path).expanduser()
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"the image must be an existing file or folder, got {path}")
+    if not given or not path.is_dir():
+        raise FileNotFoundError(f"the image must be an existing file or folder, got {given!r}")
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in FOLDER_SUFFIXES and not f.is_dir())  # a dangling link stays, to be reported
     if not files:
         raise ValueError(f"the folder {path} must hold images ({' '.join(FOLDER_SUFFIXES)}), found none")
@@ -52,7 +52,7 @@ def image_files(path: str | Path) -> list[Path]:
 
 def is_folder(image: object) -> bool:
     """Return whether an image that was asked for is a folder of them."""
-    return isinstance(image, str | Path) and Path(image).expanduser().is_dir()
+    return isinstance(image, str | Path) and image != "" and Path(image).expanduser().is_dir()
 
 
 def read_upright(path: str | Path) -> np.ndarray:

@@ -105,6 +105,12 @@ def _parser_of(module: str, words: tuple[str, ...]) -> Parser:
         (["support", "show", "reco_mini", "--texts", "cat", "--columns", "0"], "--columns must be at least 1"),
         (["annotations", "labels.yaml", "out", "--from", "yolo", "--to", "coco", "--drop"], "--drop: reading YOLO leaves nothing out"),
         (["train"], "the following arguments are required: config"),
+        (["train", "mini"], "mini trains nothing"),
+        (["predict", "", "--texts", "cat"], 'an argument is empty ("")'),
+        (["annotations", "", "out", "--to", "coco"], 'an argument is empty ("")'),
+        (["predict", "a.jpg", "--texts", "cat", "--cfg-options", "model.foo"], "must be KEY=VALUE"),
+        (["train", "mini", "--cfg-options", "=3"], "must be KEY=VALUE"),
+        (["test", "mini", "--cfg-options", "a=[1,2"], "cannot be read"),
         (["test", "--compare", "one.json"], "at least two results"),
     ],
 )
