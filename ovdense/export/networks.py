@@ -184,7 +184,7 @@ class MdetrNetwork(_Network):
         group = {int(k): g for g, p in enumerate(self.prompts) for k in p.classes}
         asked = sorted(group)
         self.about = {"group_of_class": [group[k] for k in asked], "classes": asked,
-                      "decode": {"score_thr": model.test.score_thr, "max_dets": model.test.max_dets, "clip": model.test.clip}}
+                      "decode": {"score_thr": model.test.score_thr, "max_dets": model.test.max_dets}}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         from ovdense.methods.mdetr.decode import object_scores, phrase_scores, pixel_boxes
@@ -205,7 +205,9 @@ class MdetrNetwork(_Network):
         states, reference, _ = transformer.decode(memory, image, propose, None, last_only=True)
         out = model.head(states, memory.text_BLC, self.valid_GL, reference)
         logit_GQT, how = out.logit_NBQT[-1], model.test.phrase_score
-        per_prompt = [object_scores(logit_GQT[g])[:, None] if p.alone else phrase_scores(logit_GQT[g], p.tokens_KL, how) for g, p in enumerate(self.prompts)]
+        final_GQ = [None] * count if out.final_NBQ is None else out.final_NBQ[-1]
+        per_prompt = [object_scores(logit_GQT[g])[:, None] if p.alone else phrase_scores(logit_GQT[g], p.tokens_KL, how, final_GQ[g])
+                      for g, p in enumerate(self.prompts)]  # fmt: skip
         return torch.cat(per_prompt, 1)[:, self.order], pixel_boxes(out.boxes_NBQ4[-1], self.size_hw)
 
     def _source(self, maps: Sequence[Tensor]) -> Tensor:
@@ -231,8 +233,8 @@ def network_of(model: OpenVocabModel, fold: bool, size_hw: tuple[int, int]) -> t
     if isinstance(model, Desco):
         return DescoNetwork(model, fold, size_hw), "desco"
     if isinstance(model, Mdetr):
-        if model.head.answers is not None or model.test.phrase_score == "max":
-            raise CannotExport('MDETR with answers, or with phrase_score="max", is not exported; take phrase_score="sum" or "object"')
+        if model.head.answers is not None:
+            raise CannotExport("MDETR that answers questions is not exported; export a model without answers in its head")
         return MdetrNetwork(model, fold, size_hw), "mdetr"
     raise CannotExport(f"{type(model).__name__} cannot be exported; MaskClip, DenseClip's segmenters, Desco and Mdetr can. ReCo, ReCo+ and "
                        "OVDiff cannot; train an open DenseClip on labels that tools/pseudo_label.py makes with them, and export that")

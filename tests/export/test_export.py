@@ -10,6 +10,7 @@ from ovdense.export.networks import network_of
 from ovdense.methods.dual_encoder import ConseDualEncoder
 from ovdense.methods.maskclip import MaskClip
 from ovdense.structures import ClassEntry, ImageTarget, Vocabulary
+from ovdense.text.caption_prompts import caption_prompt
 from tests.methods.denseclip import tiny as denseclip
 from tests.methods.desco import test_model as desco
 from tests.methods.mdetr import tiny as mdetr
@@ -55,6 +56,8 @@ MODELS = {
     "denseclip_open": (lambda: denseclip.make("open_semantic"), (Vocabulary.of(["cat", "sofa"]), Vocabulary.of(["tree", "house", "red bus"])), same_maps),
     "desco": (lambda: desco.tiny(max_classes=2), (Vocabulary.of(["cat", "dog", "bus"]), Vocabulary.of(["a red chair", "tree"])), same_boxes),
     "mdetr": (mdetr.tiny, (Vocabulary.of(["cat", "dog"]), Vocabulary.of(["a red chair left of the table", "bus", "tree"])), same_boxes),
+    "mdetr_many": (lambda: mdetr.tiny(prompts="many", phrase_score="max", clip=False),
+                   (Vocabulary.of(["cat", "dog"]), Vocabulary.of(["bus", "red tree"])), lambda a, b: same_boxes(a, b.inside())),
     "mdetr_proposals": (lambda: mdetr.tiny(slots_from="proposals", tokens="alignment", prompts="many"),
                         (Vocabulary.of(["cat", "dog"]), Vocabulary.of(["bus", "red tree"])), same_boxes),
 }
@@ -77,6 +80,22 @@ def test_export__swap_export_swap_again(name, form, tmp_path):
     assert exported.names == second.names and exported.about["prompt"] == "names" and exported.size_hw == SIZE
     same(exported(image), expected)
     assert path.stat().st_size < 4 * 2**20 + sum(t.numel() * t.element_size() for n, t in model.state_dict().items() if "text" not in n)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["sum", "max", "object"])
+def test_mdetr__the_network_scores_a_caption_as_the_model(how):
+    """The published configs score by "max"; an expression's score has the final head's part."""
+    model = mdetr.tiny(head=dict(final=True), phrase_score=how, clip=False)
+    vocabulary, prompt = caption_prompt("a red dog left of it", [[(0, 9)]])
+    model.ask([prompt], vocabulary)
+    image = picture()
+    scores, boxes = network_of(model, True, SIZE)[0](torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    expected = predicted(model, image)
+    order = scores[:, 0].argsort(descending=True, stable=True)
+    assert len(expected) == len(order) == 6
+    torch.testing.assert_close(scores[order, 0], expected.scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(boxes[0][order], expected.boxes_xyxy, atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -114,6 +133,7 @@ def test_export__the_published_form_and_its_raw_scores(tmp_path):
     (lambda: denseclip.make("semantic", prompting="pre"), {}, "encoded for each image"),
     (lambda: desco.tiny(), {"fold": False}, "fold=True"),
     (lambda: desco.tiny(pool="max"), {}, "pool="),
+    (lambda: mdetr.tiny(head=dict(answers="gqa")), {}, "answers questions"),
     (lambda: desco.tiny(), {"format": "tflite"}, "format must be one of onnx, torch"),
     (lambda: desco.tiny(), {"size_hw": (50, 64)}, "multiples of 32"),
 ])
