@@ -24,6 +24,11 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string can be written in UTF-8: JSON can hold half a character (a lone surrogate), which no tokenizer takes."""
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def _require_masks(masks_NHW: Tensor, count: int, size_hw: tuple[int, int]) -> None:
     shape = (count, *size_hw)
     _require(tuple(masks_NHW.shape) == shape and masks_NHW.dtype == torch.bool,
@@ -49,12 +54,14 @@ class ClassEntry:
 
     def __post_init__(self) -> None:
         _require(isinstance(self.name, str) and bool(self.name.strip()), f"a class name must be a non-empty string, got {repr(self.name)[:80]}")
+        _require(is_text(self.name) and (self.kind is None or isinstance(self.kind, str) and is_text(self.kind)),
+                 f"class {self.name[:80]!r}: name and kind must be text of whole characters, got the kind {self.kind!r}; write the file as UTF-8")
         _require(self.frequency in (None, "r", "c", "f"), f"class {self.name[:80]!r}: frequency must be r, c, f or None, got {self.frequency!r}")
         for field in ("synonyms", "descriptions", "similar"):
             value = getattr(self, field)
             _require(
-                isinstance(value, tuple) and all(isinstance(v, str) and v.strip() for v in value),
-                f"class {self.name[:80]!r}: {field} must be a tuple of non-empty strings, got {str(value)[:200]}",
+                isinstance(value, tuple) and all(isinstance(v, str) and v.strip() and is_text(v) for v in value),
+                f"class {self.name[:80]!r}: {field} must be a tuple of non-empty strings of whole characters, got {str(value)[:200]}",
             )
 
     @property

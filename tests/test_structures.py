@@ -46,6 +46,9 @@ WRONG_ENTRIES = [
     (dict(name="cat", synonyms=["kitty"]), "class 'cat': synonyms must be a tuple"),
     (dict(name="cat", descriptions=("furry", "")), "class 'cat': descriptions must be a tuple of non-empty strings"),
     (dict(name="cat", similar="lynx"), "class 'cat': similar must be a tuple"),
+    (dict(name="cat", kind=3), "class 'cat': name and kind must be text.*got the kind 3"),
+    (dict(name="cat \ud83d"), r"class 'cat .ud83d': name and kind must be text of whole characters"),  # half an emoji, as JSON can hold it
+    (dict(name="cat", descriptions=("furry \ud83d",)), "class 'cat': descriptions must be .* of whole characters"),
 ]
 
 

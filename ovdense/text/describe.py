@@ -18,7 +18,7 @@ from typing import Any
 
 from ovdense.compat.atomic import replace_file
 from ovdense.compat.json_text import loads
-from ovdense.structures import ClassEntry, Vocabulary
+from ovdense.structures import ClassEntry, Vocabulary, is_text
 from ovdense.text.answer_cache import AnswerCache
 from ovdense.text.language_models import AskingError, Chat, LanguageModel, Stopped
 from ovdense.text.prompts import split_description
@@ -103,6 +103,8 @@ def parse_answer(answer: str, entry: ClassEntry) -> ClassEntry:
         raise AnswerError(f"type and description must be strings, got {type(kind).__name__} and {type(description).__name__}")
     if not isinstance(similar, list) or not all(isinstance(s, str) for s in similar):
         raise AnswerError("similar objects must be a list of strings")
+    if not all(map(is_text, (kind, description, *similar))):
+        raise AnswerError("it must hold whole characters, got half of one (a lone surrogate)")
     kind, parts = _ARTICLE.sub("", " ".join(kind.split()).rstrip(".")), [" ".join(part.split()) for part in split_description(description)]
     if not kind or not parts:
         raise AnswerError("type and description must not be empty")

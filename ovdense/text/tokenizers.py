@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from ovdense.compat.hub import hub_access
-from ovdense.structures import TokenizedText
+from ovdense.structures import TokenizedText, is_text
 
 Pad = Literal["longest", "max"]
 Overflow = Literal["error", "truncate"]
@@ -37,7 +37,7 @@ def embedded_folder() -> Path:
 
 
 def check_captions(captions: Sequence[str]) -> tuple[str, ...]:
-    """Return `captions` as a tuple; ValueError when it is one string, empty, or holds something else than strings."""
+    """Return `captions` as a tuple; ValueError when it is one string, empty, or holds something else than text."""
     if isinstance(captions, str):
         raise ValueError(f"captions must be a sequence of strings, got one string {captions[:60]!r}; write [caption]")
     captions = tuple(captions)
@@ -46,6 +46,8 @@ def check_captions(captions: Sequence[str]) -> tuple[str, ...]:
     for caption in captions:
         if not isinstance(caption, str):
             raise ValueError(f"captions must be strings, got {caption!r} of type {type(caption).__name__}")
+        if not is_text(caption):
+            raise ValueError(f"captions must be text of whole characters, got half of one in {caption[:80]!r}; write the file that it is from as UTF-8")
     return captions
 
 

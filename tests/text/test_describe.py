@@ -128,6 +128,7 @@ def test_parse_answer__what_was_asked_for(text):
         (answer(description=["furry"]), "must be strings, got str and list"),
         (answer(description=" ; . "), "must not be empty"),
         (answer(similar=[1]), "must be a list of strings"),
+        (answer(description="round; \ud83d"), "whole characters"),
         (answer().replace('["dog", "cat"]', '"dog"'), "must be a list of strings"),
     ],
 )

@@ -49,7 +49,7 @@ def test_encode__truncate_keeps_the_closing_token(tokenizer):
 
 @pytest.mark.parametrize(("captions", "options", "message"), [
     ("cat", {}, "one string"), ([], {}, "at least one"), ([3], {}, "must be strings"), (["cat"], {"pad": "long"}, "pad must be"),
-    (["cat"], {"on_overflow": "cut"}, "on_overflow"), (["cat"], {"max_tokens": 2}, "special tokens"),
+    (["a \ud83d cat"], {}, "whole characters"), (["cat"], {"on_overflow": "cut"}, "on_overflow"), (["cat"], {"max_tokens": 2}, "special tokens"),
 ])
 def test_encode__wrong_arguments(tokenizer, captions, options, message):
     with pytest.raises(ValueError, match=message):
