@@ -76,7 +76,8 @@ class TextEncoder(nn.Module):
     def embed(self, sentences: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Return one unit row a sentence, float32: pooled, averaged over the templates (normalise, mean, normalise).
 
-        Runs in evaluation mode and without gradients. ValueError when a sentence has too many tokens.
+        Runs in evaluation mode, without gradients and in the weights' own precision, whatever autocast is on: rows are kept, in memory and on
+        disk, for others who ask. ValueError when a sentence has too many tokens.
         """
         sentences = check_captions(sentences)
         if isinstance(templates, str) or not templates:
@@ -85,10 +86,10 @@ class TextEncoder(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            rows = self._embed_texts(texts)
+            with torch.autocast(self.device.type, enabled=False):
+                return average_unit(self._embed_texts(texts).view(len(sentences), len(templates), -1))
         finally:
             self.train(was_training)
-        return average_unit(rows.view(len(sentences), len(templates), -1))
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
         distinct = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths together: little padding

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ovdense.registry import MODELS
+from ovdense.text.cache import EmbeddingCache
 from ovdense.text.encoders import BertTextEncoder, OpenClipTextEncoder, RobertaTextEncoder
 from ovdense.text.prompts import average_unit
 from ovdense.text.tokenizers import Tokenizer, embedded_folder, embedded_tokenizer
@@ -101,6 +102,14 @@ def test_embed__unit_rows_in_order_and_alone(encoder):
 def test_embed__templates_are_averaged_as_unit_vectors(encoder):
     a, b, both = (encoder.embed(["cat"], templates) for templates in (("a {}.",), ("many {}",), ("a {}.", "many {}")))
     torch.testing.assert_close(both[0], average_unit(torch.cat([a, b])), atol=1e-5, rtol=1e-5)
+
+
+def test_embed__is_the_same_under_autocast(encoder, tmp_path):
+    """Rows go into a cache on disk that does not know of it: a run in float32 must not read what one in bfloat16 computed."""
+    rows, cache = encoder.embed(CAPTIONS), EmbeddingCache(tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cache.embed(encoder, CAPTIONS), rows)
+    assert torch.equal(cache.embed(encoder, CAPTIONS), rows)
 
 
 def test_embed__wrong_arguments(encoder):
