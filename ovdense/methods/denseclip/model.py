@@ -182,7 +182,7 @@ class DenseClip(OpenVocabModel):
         if self._text is not None and self.prompt == "exemplars" and self._text[0] != key and self._examples_of == weights_fingerprint(self):
             self._text = (key, self._text[1])  # the model was moved or copied
         if self._text is None or self._text[0] != key:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # it is kept: whoever asks first does not decide the precision
                 self._text = (key, self.encode_text(self.vocabulary))
         elif self._text[1].background_K.device != self.device:
             self._text = (key, self._text[1].to(self.device))

@@ -175,12 +175,13 @@ class Mdetr(OpenVocabModel):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[PromptChunk], *, alone: bool = False) -> list[EncodedPrompt]:
-        """Return the captions encoded; ValueError names one that has too many tokens."""
+        """Return the captions encoded, in full precision; ValueError names one that has too many tokens."""
         encoded = []
         for start in range(0, len(prompts), 32):
             group = prompts[start : start + 32]
             tokenized = self.text_encoder.tokenizer.encode([p.caption for p in group], max_tokens=self.max_tokens).to(self.device)
-            text = self.transformer.text_projection(self.text_encoder.encode(tokenized))
+            with torch.autocast(self.device.type, enabled=False):  # it is kept: whoever asks first does not decide the precision
+                text = self.transformer.text_projection(self.text_encoder.encode(tokenized))
             for b, prompt in enumerate(group):
                 length = int(tokenized.valid_BL[b].sum())
                 tokens = phrase_map(tokenized, b, prompt.spans_per_class).tokens_PL[:, :length]
