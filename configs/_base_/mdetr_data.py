@@ -1,6 +1,7 @@
 """MDETR's grounding data below the data root: annotations of its release in mdetr_annotations/, photos in flickr30k/, coco/, vg/.
 
-Files of the same form come from tools/build_grounding.py. Images are not mirrored: captions speak of left and right. Import names with `read_base`.
+Files of the same form come from tools/build_grounding.py. Images are not mirrored: captions speak of left and right. What is less
+than a pixel wide or high after scaling is left out, which the release keeps. Import names with `read_base`.
 """
 from mmengine.dataset import DefaultSampler
 

@@ -321,6 +321,24 @@ def test_answers__of_a_question_are_those_of_its_type_and_come_with_the_results(
     assert model.predict(*batch(model, [target()]).values())[0].answers is None, "classes are no question"
 
 
+def test_answers__of_clevr_are_yes_or_no_a_number_or_an_attribute():
+    model = tiny(head=dict(answers="clevr")).train()
+    answers = [{"type": 0, "binary": 1}, {"type": 2, "reg": 19}]
+    targets = [target(n, **kind, answers=a) for n, (kind, a) in enumerate(zip((DOG, BIRD), answers))]
+    found = losses(model, targets)
+    assert {k for k in found if "answer" in k} == {f"loss_answer_{n}" for n in ("type", "binary", "reg", "attr")} and float(found["loss_answer_attr"]) == 0
+    assert float(found["loss_answer_binary"].detach()) > 0 and float(found["loss_answer_reg"].detach()) > 0
+    for wrong in ({"type": 0, "binary": 2}, {"type": 2, "reg": 20}, {"type": 3, "attr": 0}):
+        with pytest.raises(ValueError, match="1.jpg must come with answers"):
+            losses(model, [targets[0], target(1, **BIRD, answers=wrong)])
+    heads = model.eval().head.answers
+    for kind, bias, said in ((0, 3.0, {"type": 0, "binary": 1}), (0, -3.0, {"type": 0, "binary": 0}), (2, 3.0, {"type": 2, "reg": 4})):
+        heads.to_type.bias.data.zero_()[kind] = 50.0
+        heads.to_binary.bias.data.fill_(50 * bias)
+        heads.to_reg.layers[-1].bias.data.zero_()[4] = 50.0
+        assert ask(model, DOG["caption"], DOG["phrases"])[0].answers == said
+
+
 def with_background(*names):
     return Vocabulary((*(ClassEntry(name=n) for n in names), ClassEntry(name="grass", is_background=True)))
 
