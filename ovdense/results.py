@@ -158,8 +158,7 @@ class Results(structures.Results):
         """
         from ovdense.interchange import record_of_results, to_labelme
 
-        record = record_of_results(self, self.file_name)
-        return to_labelme(replace(record, objects=tuple(o for o in record.objects if self.label_map_HW is None or o.name not in self.background)))
+        return to_labelme(record_of_results(self, self.file_name))
 
     def to(self, device: torch.device | str) -> "Results":
         """Return the results with their tensors on `device`."""

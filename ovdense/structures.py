@@ -328,15 +328,18 @@ class Results:
 
     def above(self, score_thr: float) -> "Results":
         """Return only the detections whose score is at least `score_thr`; a label map stays."""
-        keep = self.scores >= score_thr
+        return self._kept(self.scores >= score_thr)
+
+    def _kept(self, keep: Tensor) -> "Results":
         return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep],
                        masks_NHW=None if self.masks_NHW is None else self.masks_NHW[keep])
 
     def inside(self) -> "Results":
-        """Return the detections with their boxes cut at the image's border."""
+        """Return the detections with their boxes cut at the image's border; without those of which nothing lies inside it."""
         height, width = self.size_hw
         limit = self.boxes_xyxy.new_tensor([width, height, width, height])
-        return replace(self, boxes_xyxy=self.boxes_xyxy.clamp(min=0).minimum(limit))
+        boxes = self.boxes_xyxy.clamp(min=0).minimum(limit)
+        return replace(self, boxes_xyxy=boxes)._kept((boxes[:, 2:] > boxes[:, :2]).all(1))
 
     def to_coco(self) -> list[dict]:
         """Return COCO's result form: xywh boxes, one dict a detection, with the class name beside the index; masks as compressed RLE.

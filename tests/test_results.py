@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovdense.interchange import record_of_results
 from ovdense.results import Results, coco_content
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
@@ -89,7 +90,7 @@ def test_results__labelme_reads_them_back(found, tmp_path):
     else:
         assert np.allclose([o.box_xyxy for o in image.objects], found.boxes_xyxy.numpy())
     renamed = Results(**{**vars(_labels()), "source": IMAGE, "background": ("background", "dog")})
-    assert renamed.to_labelme()["shapes"] == []
+    assert renamed.to_labelme()["shapes"] == [] and record_of_results(renamed).objects == ()
 
 
 def test_results__show_opens_the_drawn_image(monkeypatch):

@@ -134,6 +134,18 @@ def test_results__above_keeps_equal_scores():
     assert len(make_results().above(1.0)) == 0 and len(make_results().above(0.0)) == 3
 
 
+def test_results__inside_cuts_boxes_and_leaves_out_those_that_lie_outside():
+    boxes = torch.tensor([[-5.0, -5, 20, 30], [50, 10, 70, 20], [60, 50, 70, 70], [10, 30, 30, 90], [3, 3, 3, 9]])
+    masks = torch.zeros(5, 40, 50, dtype=torch.bool)
+    masks[3] = True
+    found = Results(boxes_xyxy=boxes, scores=torch.arange(5) / 10, labels=torch.zeros(5, dtype=torch.int64), names=("cat",), size_hw=(40, 50),
+                    masks_NHW=masks).inside()  # fmt: skip
+    assert found.boxes_xyxy.tolist() == [[0, 0, 20, 30], [10, 30, 30, 40]] and found.scores.tolist() == pytest.approx([0, 0.3])
+    assert found.masks_NHW.any((1, 2)).tolist() == [False, True] and all(min(row["bbox"][2:]) > 0 for row in found.to_coco())
+    label = torch.zeros(40, 50, dtype=torch.int64)
+    assert torch.equal(Results.of_label_map(label, ["sky"]).inside().label_map_HW, label)
+
+
 def test_results__to_coco():
     first, second, _ = make_results().to_coco()
     assert first == {"image_id": 7, "category_id": 0, "category_name": "cat", "bbox": [10.0, 20.0, 20.126, 5.0], "score": 0.9}

@@ -24,7 +24,7 @@ class ExportedModel:
     """
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"an exported model must be an existing file, got {path}")
         with open(path, "rb") as file:

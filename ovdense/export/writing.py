@@ -35,17 +35,17 @@ def export(model: Any, path: str | Path, *, format: Literal["onnx", "torch"] = "
         raise ValueError(f"a model of ovdense, or its predictor, can be exported, got {type(model).__name__}")
     if model.vocabulary is None:
         raise ValueError("the model must know its classes first; call set_vocabulary(vocabulary)")
-    size_hw = _size(model, size_hw)
+    size_hw, path = _size(model, size_hw), Path(path).expanduser()
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), fixed_sizes(model, size_hw):
             network, task = network_of(model, fold, size_hw)
             about = _about(model, network, task, fold, size_hw) | {"negatives": rivals.num_negatives if rivals is not None else 0}
-            (_write_onnx if format == "onnx" else _write_torch)(network.eval(), Path(path), size_hw, about)
+            (_write_onnx if format == "onnx" else _write_torch)(network.eval(), path, size_hw, about)
     finally:
         model.train(training)
-    return Path(path)
+    return path
 
 
 def _size(model: OpenVocabModel, size_hw: tuple[int, int] | None) -> tuple[int, int]:

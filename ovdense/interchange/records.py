@@ -188,7 +188,8 @@ def unique_ids(given: Sequence[int | None], first: int = 1) -> list[int]:
 def record_of_results(results: Results, file_name: str = "", *, masks: bool = True) -> AnnotatedImage:
     """Return what was found in one image as a record: a detection an object, with its score; of a label map, a region of stuff a class.
 
-    The class "background" of a label map is left out. Boxes without area are left out (a detector may give some). `masks=False`: boxes only.
+    Classes of a label map that are background (`ovdense.Results.background`, else the class "background") are left out, and so are boxes
+    without area (a detector may give some). `masks=False`: boxes only.
     """
     things = []
     for n, box in enumerate(results.boxes_xyxy.tolist()):
@@ -198,7 +199,7 @@ def record_of_results(results: Results, file_name: str = "", *, masks: bool = Tr
     if results.label_map_HW is not None:
         label_HW = results.label_map_HW.cpu().numpy()
         for k in np.unique(label_HW).tolist():
-            if results.names[k] != "background":
+            if results.names[k] not in getattr(results, "background", ("background",)):
                 region = Mask.of_array(label_HW == k)
                 things.append(AnnotatedObject(name=results.names[k], box_xyxy=region.box_xyxy(), mask=region, stuff=True))
     return AnnotatedImage(file_name=file_name, size_hw=tuple(results.size_hw), id=results.image_id, objects=tuple(things))
