@@ -167,8 +167,10 @@ class OverlayHook(Hook):
         from ovdense.data.transforms import read_image
 
         dataset = runner.test_dataloader.dataset
-        for target, sample in zip(data_batch["targets"], outputs, strict=True):
+        for n, (target, sample) in enumerate(zip(data_batch["targets"], outputs, strict=True)):
             image = read_image(str(dataset.image_folder / target.file_name))
+            if image.shape[:2] != tuple(target.original_size_hw):  # a transform has cut a part out (CenterSquare): results are of that
+                image = data_batch["images"][n].permute(1, 2, 0).cpu().numpy()
             path = path_below(self.folder, target.file_name).with_suffix(".jpg")
             write_picture(path, self._draw(image, target, sample, dataset), quality=92)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from ovdense import drawing
 from ovdense.compat.grounding import CaptionPhrases
 from ovdense.compat.mm import to_data_sample
+from ovdense.data.center_crop import CenterSquare
 from ovdense.drawing.colours import _wish
 from ovdense.methods.reporting import OverlayHook
 from ovdense.structures import ClassEntry, ImageTarget, Results, Vocabulary
@@ -24,11 +25,11 @@ def draw(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing.overlay, "draw_chip", lambda *a: written.append(a[2]) or draw_chip(*a))
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
 
-    def run(dataset, target, results, **settings):
+    def run(dataset, target, results, images=(), **settings):
         written.clear()
         runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=SimpleNamespace(image_folder=tmp_path, **dataset)))
         hook = OverlayHook(str(tmp_path / "out"), **settings)
-        hook.after_test_iter(runner, 0, {"targets": [target]}, [to_data_sample(results)])
+        hook.after_test_iter(runner, 0, {"targets": [target], "images": images}, [to_data_sample(results)])
         with Image.open(tmp_path / "out" / "a.jpg") as picture:
             return picture.size, written
 
@@ -91,3 +92,19 @@ def test_overlay__label_maps_beside_each_other(draw):
     found = Results.of_label_map(label, dataset["vocabulary"].names, 7)
     size, written = draw(dataset, _target((), (), label_map_HW=truth), found)
     assert written == ["cat", "cat"] and size[0] > 2 * 640
+
+
+def test_overlay__of_a_part_that_a_transform_cut_out_shows_that_part(draw, tmp_path):
+    """ReCo's squares: the label map is of the middle of the photo, at a size of its own."""
+    left = np.zeros((80, 120, 3), np.uint8)
+    left[:, 20:100] = 200  # the middle square
+    Image.fromarray(left).save(tmp_path / "a.png")
+    square = CenterSquare(64)({"image": left, "original_size_hw": (80, 120)})
+    target = ImageTarget(image_id=7, file_name="a.png", size_hw=(64, 64), original_size_hw=square["original_size_hw"], boxes_xyxy=torch.zeros(0, 4),
+                         labels=torch.zeros(0, dtype=torch.int64))
+    found = Results.of_label_map(torch.zeros(64, 64, dtype=torch.int64), ("background", "cat"), image_id=7)
+    dataset = {"vocabulary": Vocabulary((ClassEntry(name="background", is_background=True), ClassEntry(name="cat")))}
+    size, _ = draw(dataset, target, found, images=[torch.from_numpy(square["image"].transpose(2, 0, 1).copy())])
+    assert size[0] == size[1], "the square, not the photo"
+    with Image.open(tmp_path / "out" / "a.jpg") as picture:
+        assert np.asarray(picture).min() > 190
