@@ -152,7 +152,8 @@ class OverlayHook(Hook):
     """Draw the detections or the label map of every tested image into `folder`, under the image's file name with .jpg.
 
     Only scores of at least `score_thr` are drawn, and at most `max_labels` of an image. With `truth` the ground truth stands beside them, where the
-    data set has any. Images that are asked a caption show it, and name its phrases. ValueError where `folder` is that of the images themselves.
+    data set has any. Images that are asked a caption show it, and name its phrases; a photo may have several,
+    so that the names of these pictures end in the image's id. ValueError where `folder` is that of the images themselves.
     """
 
     def __init__(self, folder: str, score_thr: float = 0.3, max_labels: int = 40, truth: bool = True) -> None:
@@ -171,8 +172,9 @@ class OverlayHook(Hook):
             image = read_image(str(dataset.image_folder / target.file_name))
             if image.shape[:2] != tuple(target.original_size_hw):  # a transform has cut a part out (CenterSquare): results are of that
                 image = data_batch["images"][n].permute(1, 2, 0).cpu().numpy()
-            path = path_below(self.folder, target.file_name).with_suffix(".jpg")
-            write_picture(path, self._draw(image, target, sample, dataset), quality=92)
+            path = path_below(self.folder, target.file_name)
+            number = f"_{target.image_id}" if hasattr(dataset, "phrases_of_image") else ""
+            write_picture(path.with_name(f"{path.stem}{number}.jpg"), self._draw(image, target, sample, dataset), quality=92)
 
     def _draw(self, image: np.ndarray, target: ImageTarget, sample: Any, dataset: Any) -> np.ndarray:
         from ovdense.drawing import draw_label_map, draw_results, side_by_side, titled

@@ -1,4 +1,5 @@
 """What OverlayHook draws: the caption's own phrases, the truth beside what was found."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,8 @@ def draw(tmp_path, monkeypatch):
         runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=SimpleNamespace(image_folder=tmp_path, **dataset)))
         hook = OverlayHook(str(tmp_path / "out"), **settings)
         hook.after_test_iter(runner, 0, {"targets": [target], "images": images}, [to_data_sample(results)])
-        with Image.open(tmp_path / "out" / "a.jpg") as picture:
+        name = f"a_{target.image_id}.jpg" if "phrases_of_image" in dataset else "a.jpg"
+        with Image.open(tmp_path / "out" / name) as picture:
             return picture.size, written
 
     return run
@@ -46,11 +48,13 @@ def _found(label=0, names=("cat", "dog")):
                    image_id=7)
 
 
-def test_overlay__a_caption_names_its_own_phrases(draw):
+def test_overlay__a_caption_names_its_own_phrases(draw, tmp_path):
     caption = CaptionPhrases(caption="a dog beside a sofa", spans=(((0, 5),), ((13, 19),)), boxes_xyxy=(np.array([[5.0, 5, 50, 50]]), np.zeros((0, 4))))
     dataset = {"vocabulary": Vocabulary.of([f"phrase {n}" for n in range(5)]), "phrases_of_image": lambda image_id: {7: caption}[image_id]}
     size, written = draw(dataset, _target((), ()), _found(1, tuple(f"phrase {n}" for n in range(5))))
     assert written == ["a sofa 0.80", "a dog"] and size[0] > 2 * 640
+    draw(dataset | {"phrases_of_image": lambda image_id: caption}, replace(_target((), ()), image_id=8), _found(1, dataset["vocabulary"].names))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_7.jpg", "a_8.jpg"], "a photo with two captions has two pictures"
 
 
 def test_overlay__boxes_of_the_truth_in_pixels_of_the_file(draw, monkeypatch):
