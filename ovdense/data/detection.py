@@ -6,6 +6,7 @@ bits in every worker and after a resume.
 """
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -242,9 +243,12 @@ class VocDetection(DetectionDataset):
         if len(self.ann_file.parts) < 3:
             raise ValueError(f"ann_file must be .../ImageSets/Main/NAME.txt, got {self.ann_file}")
         voc = load_vocabulary("voc").names
-        is_voc = asked is None or not set(asked.names).isdisjoint(voc)
-        # a list with some of VOC's names is a part of VOC, where a strange name is a slip; a list without any is another data set
-        return read_voc(self.ann_file, voc if is_voc else asked.names, invalid_boxes=invalid_boxes)
+        if asked is not None and set(asked.names).isdisjoint(voc):
+            return read_voc(self.ann_file, asked.names, invalid_boxes=invalid_boxes)
+        table = read_voc(self.ann_file, tuple(dict.fromkeys((*voc, *(asked.names if asked else ())))), invalid_boxes=invalid_boxes)
+        if (table.category_ids > len(voc)).any():  # another data set, with persons and helmets
+            return table
+        return replace(table, categories={k: e for k, e in table.categories.items() if k <= len(voc)})  # VOC, where a strange name is a slip
 
     def _image_folder(self, image_prefix: str | None, data_root: str | None) -> Path:
         return data_path(image_prefix, data_root) if image_prefix else self.ann_file.parents[2] / "JPEGImages"

@@ -357,6 +357,10 @@ def test_voc__own_classes(small):
     with pytest.raises(ValueError, match="'bolt' is not a known class"):
         VocDetection(**where, vocabulary=["dog", "cat"])
     assert VocDetection(**where, vocabulary=["nut", "bolt"])[0]["labels"].tolist() == [1]
+    where = voc(small, thing("helmet", (1, 1, 10, 10)) + thing("person", (1, 1, 30, 40)) + thing("dog", (5, 5, 9, 9)))
+    assert VocDetection(**where, vocabulary=["person", "vest", "helmet"])[0]["labels"].tolist() == [2, 0], "some of the names are VOC's as well"
+    with pytest.raises(ValueError, match="'helmet' is not a known class"):
+        VocDetection(**where, vocabulary=["person"])
 
 
 def test_voc__errors(small):
