@@ -143,7 +143,7 @@ class ReferenceBuilder:
 
     def support(self, said: Sequence[str]) -> SupportSet:
         """Return the images that stand for a class, given how it is asked for: the nearest in the archive."""
-        query_D = average_unit(self.retriever.encode_text(said).rows_MD)
+        query_D = average_unit(self.retriever.embed(said))
         r, templates = self.retrieval, self.retriever.templates
         return retrieve_support(" / ".join(said), query_D, self.index, r.k, self.store, deduplicate=r.deduplicate, engine=r.engine,
                                 said={"encoder": self.retriever.image.fingerprint(), "templates": templates if isinstance(templates, str) else list(templates)})
@@ -176,7 +176,7 @@ class ReferenceBuilder:
                 inside: Sequence[Tensor | None] = ()) -> Cosegmentation:  # fmt: skip
         """Return what images have in common; `inside`: masks (px, px) bool of those that have one."""
         rules = self.rules
-        text_D = average_unit(self.dense.encode_text(said).rows_MD) if rules.text_attention else None
+        text_D = average_unit(self.dense.embed(said)) if rules.text_attention else None
         feat_NCHW, dense_NDHW = self._encoded(support)
         attention_NHW = None if text_D is None else text_attention(dense_NDHW, text_D, feat_NCHW.shape[2:], rules.temperature, rules.centre)
         inside_NHW = None

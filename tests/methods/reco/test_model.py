@@ -300,6 +300,14 @@ def test_texts__of_all_classes_are_encoded_at_once_and_kept_on_disk(coloured, mo
         torch.testing.assert_close(row, mean / mean.norm())
 
 
+def test_said__synonyms_that_differ_by_case_only_are_asked_for(coloured):
+    model = coloured()
+    model.dense.text.vectors["Red"] = model.dense.text.vectors["red"]
+    model.builder.retrieval = replace(model.builder.retrieval, use_synonyms=True)
+    model.set_vocabulary(Vocabulary((ClassEntry(name="red", synonyms=("Red",)), ClassEntry(name="blue"))))
+    assert int(predict(model, picture()).label_map_HW[24, 8]) == 0
+
+
 def test_references__of_names_that_read_alike_when_joined_are_apart(coloured):
     model = coloured()
     model.dense.text.vectors["red / blue"] = model.dense.text.vectors["green"]
