@@ -57,8 +57,14 @@ def process_peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
+def _require_repeats(repeats: int) -> None:
+    if repeats < 1:
+        raise ValueError(f"what is timed must be run at least once, got {repeats} repeats; give --repeats 1 or more")
+
+
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
     """Return the median wall time of `run`, after one call to warm up."""
+    _require_repeats(repeats)
     run()
     times = []
     for _ in range(repeats):
@@ -70,6 +76,7 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
 
 def interleaved_seconds(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Return the wall times of each of `runs`, taken in turns, so that what slows the machine meets all of them alike."""
+    _require_repeats(repeats)
     for run in runs.values():
         for _ in range(warm_up):
             run()

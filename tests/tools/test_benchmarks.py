@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from ovdense.measure import interleaved_seconds, paired_ratio
+from ovdense.measure import interleaved_seconds, median_seconds, paired_ratio
 from tests.tiny_run import load_script
 
 
@@ -46,6 +46,9 @@ def test_interleaved__takes_turns():
     seen = []
     times = interleaved_seconds({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, repeats=3)
     assert seen == ["a", "b", *"ab", *"ba", *"ab"] and [len(t) for t in times.values()] == [3, 3]
+    for timed in (lambda: median_seconds(print, 0), lambda: interleaved_seconds({"a": print}, -1)):
+        with pytest.raises(ValueError, match="at least once, got .* repeats; give --repeats 1"):
+            timed()
 
 
 def test_benchmark_page__keeps_what_is_written_by_hand_and_names_the_machine_that_is_known(tmp_path):
