@@ -89,7 +89,7 @@ class ImageEmbedder:
         self.encoder, self.px, self.square, self.width = encoder, px, square, encoder.width
 
     def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Return (N, D) unit vectors on the CPU."""
+        """Return (N, D) unit vectors on the CPU, in the weights' own precision whatever autocast is on: an index on disk keeps them."""
         device = self.encoder.device
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.encoder.mean, self.encoder.std))
         sized = [center_square(image, self.px, "bicubic") if self.square else self._whole(image) for image in images]
@@ -97,7 +97,8 @@ class ImageEmbedder:
         for shape in dict.fromkeys(i.shape for i in sized):
             at = [n for n, image in enumerate(sized) if image.shape == shape]
             batch = torch.from_numpy(np.stack([sized[n] for n in at])).to(device).permute(0, 3, 1, 2).float()
-            out[at] = self.encoder.encode_image((batch - mean) / std).float().cpu()
+            with torch.autocast(device.type, enabled=False):
+                out[at] = self.encoder.encode_image((batch - mean) / std).float().cpu()
         return out
 
     def _whole(self, image: np.ndarray) -> np.ndarray:

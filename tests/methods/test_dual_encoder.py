@@ -58,6 +58,22 @@ def test_embedder__a_strip_does_not_grow_without_bound():
     assert embedder._whole(np.zeros((100, 600, 3), np.uint8)).shape == (384, 6 * 384, 3)
 
 
+def test_embedder__is_the_same_under_autocast():
+    """Its vectors go into an index on disk that does not know of it."""
+    from ovdense.methods.dual_encoder import ImageEmbedder
+
+    class Mixing:
+        mean, std, width, device = (0.0,) * 3, (255.0,) * 3, 5, torch.device("cpu")
+
+        def encode_image(self, images_BCHW):
+            return torch.nn.functional.normalize(images_BCHW.mean((2, 3)) @ torch.linspace(-1, 1, 15).view(3, 5), dim=1)
+
+    images = [np.random.default_rng(n).integers(0, 256, (40, 50, 3), dtype=np.uint8) for n in range(2)]
+    rows = ImageEmbedder(Mixing(), px=32).embed_images(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ImageEmbedder(Mixing(), px=32).embed_images(images), rows)
+
+
 def test_conse__anchors_follow_the_text_weights():
     from ovdense.text.encoders import BertTextEncoder
 

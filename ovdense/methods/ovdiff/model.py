@@ -136,7 +136,8 @@ class OVDiff(OpenVocabModel):
         """Return the vocabulary's banks; what is missing of its support sets and prototypes is made and kept."""
         key = self._text_key(vocabulary)
         if self._text is None or self._text[0] != key:
-            self._text = (key, self._banks(vocabulary, self._examples if self.prompt == "exemplars" else None))
+            with torch.autocast(self.data_preprocessor.mean.device.type, enabled=False):  # prototypes are kept on disk under a key that does not know of it
+                self._text = (key, self._banks(vocabulary, self._examples if self.prompt == "exemplars" else None))
         return self._text[1]
 
     def _asked(self) -> SupportBanks:

@@ -204,6 +204,18 @@ def test_ovdiff__other_weights_make_other_prototypes(examples, tmp_path):
     assert model.extractors[0].fingerprint() != printed and not model.encode_text(VOCABULARY).banks[0].bank.rows_MD.equal(before)
 
 
+def test_ovdiff__prototypes_do_not_depend_on_autocast(examples, tmp_path):
+    """They are kept on disk for other runs, under a key that does not know of it."""
+    class Mixed(MeanColours):
+        def features(self, image_BCHW):
+            return torch.einsum("bchw,dc->bdhw", super().features(image_BCHW), torch.eye(4) + 0.1)
+
+    made = model_of(FolderSupport(examples), tmp_path / "a", extractors=[Mixed()]).encode_text(VOCABULARY).banks[0].bank.rows_MD
+    with torch.autocast("cpu", torch.bfloat16):
+        under = model_of(FolderSupport(examples), tmp_path / "b", extractors=[Mixed()]).encode_text(VOCABULARY).banks[0].bank.rows_MD
+    assert torch.equal(made, under)
+
+
 def test_ovdiff__says_what_it_cannot_do(examples, tmp_path):
     model = model_of(FolderSupport(examples), tmp_path)
     for verb in (model.predict, model.score_maps):
