@@ -165,12 +165,14 @@ def write(data: AnnotationSet, folder: Path, *, split: str = "train") -> None:
     """
     xml_files = files(data, folder, split)
     stems = [p.relative_to(folder / "Annotations").with_suffix("").as_posix() for p in xml_files]
-    index = {name: k for k, name in enumerate(data.classes.names, 1)}
+    used = {thing.name for thing in data.objects()}
+    names = [name for name in data.classes.names if name not in _RESERVED or name in used]  # VOC has a background itself
+    index = {name: k for k, name in enumerate(names, 1)}
     if len(index) > MOST_OBJECTS and any(o.mask for o in data.objects()):
         raise ValueError(f"label maps of VOC hold {MOST_OBJECTS} classes, got {len(index)}; take the classes that you need, or another format")
     colours = _palette().reshape(-1, 3).tolist()
-    lines = [f"{name}:{','.join(map(str, colours[k % 256]))}::" for k, name in enumerate(("background", *data.classes.names))]
-    _require_kept(data.classes.names, _labels(_text(lines[1:])), "labelmap.txt, a class", lambda name: name in _RESERVED)
+    lines = [f"{name}:{','.join(map(str, colours[k % 256]))}::" for k, name in enumerate(("background", *names))]
+    _require_kept(names, _labels(_text(lines[1:])), "labelmap.txt, a class", lambda name: name in _RESERVED)
     _require_kept(stems, listed_names(_text(stems)), "lists of images, an image", is_strange)
     covered = [_write_maps(image, stem, folder, index) for stem, image in zip(stems, data.images)]
     if any(covered):

@@ -61,7 +61,7 @@ def test_voc__labelmaps_of_others(lines, names, tmp_path):
     ("cat", "a .jpg", "image cannot be named 'a '"), ("cat", "a\u202eb.jpg", "image cannot be named"),
 ])
 def test_voc__names_that_would_not_come_back_are_refused(name, image, words, tmp_path):
-    data = AnnotationSet(classes=Vocabulary.of([name]), images=(AnnotatedImage(file_name=image, size_hw=SIZE),))
+    data = AnnotationSet(classes=Vocabulary.of([name]), images=(AnnotatedImage(file_name=image, size_hw=SIZE, objects=(_thing(name=name),)),))
     with pytest.raises(ValueError, match=words):
         write_annotations(data, tmp_path / "out", "voc")
     assert not (tmp_path / "out").exists()
@@ -126,3 +126,15 @@ def test_formats__ids_that_come_back_are_those_of_the_guide(form, image, thing, 
     write_annotations(_back(data, form, tmp_path), tmp_path / "back.json", "coco")
     content = json.loads((tmp_path / "back.json").read_text())
     assert (content["images"][0]["id"], content["annotations"][0]["id"]) == (image, thing) and [c["id"] for c in content["categories"]] == classes
+
+
+def test_voc__a_background_class_that_no_object_has_is_vocs_own(tmp_path):
+    """As a segmenter's predictions list it."""
+    region = _thing(mask=_box_mask(5, 6, 20, 30), box_xyxy=CAT, stuff=True)
+    data = AnnotationSet(classes=Vocabulary.of(["background", "cat"]), images=(AnnotatedImage(file_name="a.jpg", size_hw=SIZE, objects=(region,)),))
+    write_annotations(data, tmp_path / "a", "voc")
+    back = read_annotations(tmp_path / "a")
+    assert back.classes.names == ("cat",) and [(o.name, o.stuff) for o in back.objects()] == [("cat", True)]
+    data = AnnotationSet(classes=data.classes, images=(AnnotatedImage(file_name="a.jpg", size_hw=SIZE, objects=(_thing(name="background"),)),))
+    with pytest.raises(ValueError, match="cannot be named 'background'"):
+        write_annotations(data, tmp_path / "b", "voc")
