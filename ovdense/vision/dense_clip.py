@@ -68,6 +68,10 @@ class ClipDenseEncoder(DenseImageEncoder):
         """Return the value path's output before it is normalised, (B, D, h, w)."""
         return self.values(self._trunk(images_BCHW), images_BCHW.shape[2:])
 
+    def tokens(self, images_BCHW: Tensor, before: int) -> Tensor:
+        """Return a ViT's tokens (B, 1 + h * w, C) before block `before` (from 0, or from the end), [CLS] first."""
+        return self._trunk(images_BCHW, before)
+
     def values(self, trunk: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """Return (B, D, h, w) from the trunk of images of `size_hw`: the last attention's values, projected."""
         if self.is_resnet:
@@ -84,8 +88,8 @@ class ClipDenseEncoder(DenseImageEncoder):
         height, width = (s // p for s, p in zip(size_hw, self.visual.patch_size))
         return out_BLD.transpose(1, 2).unflatten(2, (height, width))
 
-    def _trunk(self, images_BCHW: Tensor) -> Tensor:
-        """Return the last stage's map (ResNet), or the tokens before the last block, [CLS] first (ViT)."""
+    def _trunk(self, images_BCHW: Tensor, before: int = -1) -> Tensor:
+        """Return the last stage's map (ResNet), or the tokens before block `before`, [CLS] first (ViT)."""
         visual, least = self.visual, self.stride - self.is_resnet  # a ResNet's convolutions round up at first
         if min(images_BCHW.shape[2:]) < least:
             raise ValueError(f"{self.model_name} reads images of at least {least} pixels a side, got {tuple(images_BCHW.shape[2:])}; enlarge the image")
@@ -95,7 +99,7 @@ class ClipDenseEncoder(DenseImageEncoder):
         positions_LC = resize_positions(visual.positional_embedding, visual.grid_size, patch_BCHW.shape[2:], align_corners=False)
         token_BLC = torch.cat([visual.class_embedding.expand(len(images_BCHW), 1, -1), patch_BCHW.flatten(2).transpose(1, 2)], dim=1)
         token_BLC = visual.ln_pre(token_BLC + positions_LC)
-        for block in visual.transformer.resblocks[:-1]:
+        for block in visual.transformer.resblocks[:before]:
             token_BLC = block(token_BLC)
         return token_BLC
 

@@ -225,14 +225,9 @@ class ClipKeys(FeatureExtractor):
 
     def features(self, image_BCHW: Tensor) -> Tensor:
         block = self.encoder.visual.transformer.resblocks[self.block]
-        found: list[Tensor] = []
-        hook = block.ln_1.register_forward_hook(lambda _m, _i, out: found.append(out))
-        try:
-            self.encoder.encode_image(_normalised(image_BCHW, IMAGENET_MEAN, IMAGENET_STD))
-        finally:
-            hook.remove()
+        token_BLC = self.encoder.tokens(_normalised(image_BCHW, IMAGENET_MEAN, IMAGENET_STD), self.block)
         weight_CC, bias_C = block.attn.in_proj_weight.chunk(3)[1], block.attn.in_proj_bias.chunk(3)[1]
-        key_BLC = F.linear(found[0], weight_CC, bias_C)[:, 1:]
+        key_BLC = F.linear(block.ln_1(token_BLC), weight_CC, bias_C)[:, 1:]
         return key_BLC.transpose(1, 2).unflatten(2, tuple(s // self.encoder.stride for s in image_BCHW.shape[2:])).float()
 
     def settings(self) -> dict[str, Any]:
