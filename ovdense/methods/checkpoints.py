@@ -85,16 +85,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     load_checked(model, state, str(path))
 
 
+def _steps(folder: Path) -> dict[Path, int]:
+    return {p: int(m[1]) for p in folder.glob("*.pth") if (m := _STEP.fullmatch(p.name))}
+
+
 def _newest_first(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder: those written since its `last_checkpoint` was, the one that this names, those before it, all others.
 
-    A run that went back to an earlier checkpoint leaves later ones of the run before beside its own: the largest N is not always the newest.
+    A run that went back to an earlier checkpoint leaves later ones of the run before beside its own: the largest N is not always the newest. Where the
+    folder has none, they are where `last_checkpoint` says (the checkpoint hook's `out_dir`).
     """
-    step = {p: int(m[1]) for p in folder.glob("*.pth") if (m := _STEP.fullmatch(p.name))}
-    order = sorted(step, key=lambda p: (step[p], p), reverse=True)
     last = named = folder / "last_checkpoint"
     with suppress(OSError, ValueError):  # no text, or no path
         named = _resolved(last)
+    step = _steps(folder) or (_steps(named.parent) if named != last and named.is_file() else {})
+    order = sorted(step, key=lambda p: (step[p], p), reverse=True)
     if named not in step:
         return order
     later = [p for p in order if step[p] > step[named] and p.lstat().st_mtime_ns > last.stat().st_mtime_ns]

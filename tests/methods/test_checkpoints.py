@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +101,19 @@ def test_newest_readable__of_a_run_that_went_back_and_was_killed(tmp_path):
     (tmp_path / "iter_1500.pth").write_bytes(b"broken")
     os.utime(tmp_path / "iter_1500.pth", (780, 780))
     assert newest_readable(tmp_path).name == "iter_1000.pth", "not the 2000 of the run before"
+
+
+def test_newest_readable__lies_where_the_hook_was_told_to_write(tmp_path):
+    """With default_hooks.checkpoint.out_dir, --resume would begin anew."""
+    (tmp_path / "work").mkdir(), (tmp_path / "big/work").mkdir(parents=True)
+    for step in (2, 4):
+        torch.save({"state_dict": {"w": torch.ones(1)}}, tmp_path / f"big/work/iter_{step}.pth")
+    (tmp_path / "work/last_checkpoint").write_text(str(tmp_path / "big/work/iter_4.pth"))
+    assert newest_readable(tmp_path / "work") == tmp_path / "big/work/iter_4.pth"
+    (tmp_path / "big/work/iter_4.pth").write_bytes(b"broken")
+    assert newest_readable(tmp_path / "work") == tmp_path / "big/work/iter_2.pth"
+    shutil.copy(tmp_path / "big/work/iter_2.pth", tmp_path / "work/iter_1.pth")
+    assert newest_readable(tmp_path / "work").name == "iter_1.pth", "what is in the folder is the folder's"
 
 
 def test_load_weights__names_what_is_missing(tmp_path):
