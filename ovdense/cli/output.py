@@ -20,6 +20,23 @@ def outcome(as_json: bool) -> Iterator[dict[str, Any]]:
     print(json.dumps(found, indent=1, ensure_ascii=False, default=_plain), file=stdout)
 
 
+class Report:
+    """A file of JSON that a run may write; `read` returns its content where it was written since, None where it is an earlier run's.
+
+    `goes_on`: what is there already is this run's, which goes on.
+    """
+
+    def __init__(self, path: Path, *, goes_on: bool = False) -> None:
+        self.path = path
+        self._before = None if goes_on else self._state()
+
+    def _state(self) -> tuple[int, int] | None:
+        return (self.path.stat().st_mtime_ns, self.path.stat().st_ino) if self.path.is_file() else None
+
+    def read(self) -> Any:
+        return json.loads(self.path.read_text(encoding="utf8")) if self._state() not in (None, self._before) else None
+
+
 def require_other(out: str | Path, read: Iterable[str | Path | None], flag: str) -> None:
     """Raise ValueError where the file to write is one of those that are read, a folder's checkpoints among them: it would be lost."""
     out = Path(out).expanduser()

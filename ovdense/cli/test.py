@@ -1,11 +1,10 @@
 """ovdense test: test a checkpoint, or compare results that are there; the same as tools/test.py."""
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdense.cli.output import outcome, require_other
+from ovdense.cli.output import Report, outcome, require_other
 from ovdense.cli.own_data import add_own_data_arguments, use_own_data
 from ovdense.cli.parser import Parser
 from ovdense.runs import add_run_arguments, build_runner, clean_errors, clean_run_errors, configure, require_training_free
@@ -92,11 +91,10 @@ def _test(args: argparse.Namespace, found: dict[str, Any]) -> None:
         if args.checkpoint is not None:
             load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
         runner.test_loop  # noqa: B018  (builds the data set: what is missing is said before testing)
+    report = Report(Path(runner.work_dir) / "test_metrics.json")
     with clean_run_errors():
         runner.test()
-    report = Path(runner.work_dir) / "test_metrics.json"
-    if args.json and report.is_file():
-        found |= json.loads(report.read_text(encoding="utf8"))
+    found |= report.read() or {}
 
 
 def _files_of(settings: Any) -> list[Path]:

@@ -1,11 +1,10 @@
 """ovdense train: train a model from a config; the same as tools/train.py."""
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovdense.cli.output import outcome
+from ovdense.cli.output import Report, outcome
 from ovdense.cli.own_data import add_own_data_arguments, say_data, use_own_data
 from ovdense.cli.parser import Parser
 from ovdense.runs import (
@@ -67,10 +66,9 @@ def _train(args: argparse.Namespace, found: dict[str, Any]) -> None:
         runner.train_loop, runner.val_loop  # noqa: B018  (builds the data sets: what is missing is said before training)
         if args.annotations is not None:
             say_data(runner)
+    work, newest = Path(runner.work_dir), Path(runner.work_dir) / "last_checkpoint"
+    validation = Report(work / "val_metrics.json", goes_on=bool(cfg.get("resume")))
     with clean_run_errors():
         runner.train()
-    work, newest = Path(runner.work_dir), Path(runner.work_dir) / "last_checkpoint"
-    metrics = work / "val_metrics.json"
-    found |= {"work_dir": str(work), "checkpoint": newest.read_text().strip() if newest.is_file() else None,
-              "validation": json.loads(metrics.read_text(encoding="utf8")) if metrics.is_file() else None}  # fmt: skip
+    found |= {"work_dir": str(work), "checkpoint": newest.read_text().strip() if newest.is_file() else None, "validation": validation.read()}
 

@@ -56,6 +56,10 @@ def test_a_run__trains_reports_ap_and_its_folder_is_a_model(mine, tmp_path, monk
     assert first["metrics"]["coco/bbox_AP"] == pytest.approx(found["validation"]["metrics"]["coco/bbox_AP"])
     assert run_test(["run", "--json", "--work-dir", "tested2", "--annotations", str(mine / "train.json"), "--images", str(mine / "photos")]) == 0
     assert json.loads(capsys.readouterr().out)["protocol"]["images"] == 4
+    again = [str(write_config(tmp_path, "again")), *flags[:4], "--iterations", "3", "--short-side", "96", "--work-dir", "run", "--json"]
+    for more, measured in ((["--resume"], True), ([], False)):
+        assert run_train([*again, *more]) == 0
+        assert (json.loads(capsys.readouterr().out)["validation"] is not None) == measured, "an AP of the run before is not this one's"
 
 
 def test_use_own_data__without_validation_and_with_the_json_s_own_folder(mine, capsys):
