@@ -231,7 +231,7 @@ class OVDiff(OpenVocabModel):
         whole = features.places[-1]
         scores = mean_scores(features.places, text.banks, torch.ones(len(text.class_indices), dtype=torch.bool), (whole.rows.stop, whole.columns.stop),
                              self.test.background == "prototypes")  # fmt: skip
-        return ScoreMaps(logit_BKHW=scores[None], activation="softmax")
+        return ScoreMaps(logit_BKHW=scores[None], activation="identity")
 
     def decode(self, scored: ScoreMaps, targets: Sequence[ImageTarget]) -> list[Results]:
         """Return the label map of `score`'s maps at the file's size."""

@@ -32,11 +32,13 @@ class RetrievedSupport:
         self.num_images, self.progress = num_images, progress
         self.store = store if isinstance(store, SupportStore) else SupportStore(store)
         self._index: ImageIndex | None = None
+        self._print = ""  # of the encoder that the index is of
 
     def support_set(self, entry: ClassEntry) -> SupportSet:
         if self._missing:  # said when it is needed: a model may be given other support
             raise FileNotFoundError(self._missing[0])
         if self._index is None:
             self._index = index_images(self.paths, ImageEmbedder(self.encoder, square=False), progress=self.progress)
+            self._print = self.encoder.fingerprint()
         row_D = self.encoder.encode_text([entry.noun]).rows_MD[0]
-        return retrieve_support(entry.name, row_D, self._index, self.num_images, self.store, said={"encoder": self.encoder.fingerprint()})
+        return retrieve_support(entry.name, row_D, self._index, self.num_images, self.store, said={"encoder": self._print})

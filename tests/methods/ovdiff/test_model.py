@@ -108,6 +108,24 @@ def test_folder_support__a_class_without_pictures_raises(examples, tmp_path):
         predict(model_of(FolderSupport(examples), tmp_path), scene({})[0], vocabulary=Vocabulary.of(["red", "pink"]))
 
 
+def test_retrieved_support__hashes_its_encoder_once_for_all_classes(examples, tmp_path, monkeypatch):
+    """A large CLIP's weights take a second."""
+    from ovdense.methods.dual_encoder import DualEncoder
+    from ovdense.methods.ovdiff.retrieved import RetrievedSupport
+    from tests.methods.reco.test_model import Colours, GivenText
+
+    hashed, image = [], Colours()
+    text = GivenText({"red": torch.tensor([1.0, 0, 0]), "green": torch.tensor([0, 1.0, 0])})
+    plain = image.fingerprint
+    monkeypatch.setattr(image, "fingerprint", lambda: hashed.append(1) or plain())
+    support = RetrievedSupport(DualEncoder(text, image, "plain"), archive=str(examples), num_images=2, store=tmp_path / "store")
+    monkeypatch.setenv("OVDENSE_CACHE", str(tmp_path / "cache"))
+    red = support.support_set(ClassEntry(name="red"))
+    before = len(hashed)
+    green = support.support_set(ClassEntry(name="green"))
+    assert len(hashed) == before and red.made_with["encoder"] == green.made_with["encoder"] != "" and len(red) == len(green) == 2
+
+
 def test_folder_support__reads_no_folder_outside_and_has_one_for_names_with_a_slash(examples, tmp_path):
     (examples / "red").rename(examples / "Cabinet_shelf")
     assert len(FolderSupport(examples).support_set(ClassEntry(name="Cabinet/shelf"))) == 2
