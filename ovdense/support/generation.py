@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from ovdense.compat.atomic import atomic_write
@@ -89,6 +90,8 @@ class GeneratedSupport:
         found = self._whole(entry, made_with)
         if found is not None:
             return found
+        if self.store.is_held(entry.name, made_with):
+            print_log(f"another process draws the class {entry.name!r} in {self.store.folder}; waiting for it", logger="current")
         with self.store.alone(entry.name, made_with):
             return self._whole(entry, made_with) or self._drawn(entry, made_with)
 

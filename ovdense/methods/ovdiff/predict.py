@@ -113,6 +113,8 @@ def best_above(score_KHW: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 def _of_classes(prototypes: PrototypeBank, part: Sequence[int], active_K: Tensor) -> PrototypeBank:
     """Return the bank of a block of classes, renumbered, with the background rows of all active classes (their owner is then the first one)."""
     bank, owner_M = prototypes.bank, prototypes.owner_M
+    if len(part) == bank.num_classes and bool(active_K.all()):
+        return prototypes
     new_of_class = torch.full((bank.num_classes,), -2)
     new_of_class[list(part)] = torch.arange(len(part))
     negative_M = bank.class_of_row_M < 0
