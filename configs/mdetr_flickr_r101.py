@@ -11,15 +11,14 @@ with read_base():
     from ._base_.mdetr_data import test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import auto_scale_lr, custom_hooks, model, optim_wrapper
 
-from mmengine.runner import EpochBasedTrainLoop
-
 from ovdense.evaluation.grounding import PhraseGroundingMetric
 from ovdense.methods.asking import CaptionTestLoop
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
 load_from = None
 test_dataloader.dataset.ann_file = "mdetr_annotations/final_flickr_separateGT_test.json"
 test_evaluator = [dict(type=PhraseGroundingMetric, entities="flickr30k/flickr30k_entities")]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=40)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=40)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=40, drop=35, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

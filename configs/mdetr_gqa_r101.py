@@ -14,12 +14,12 @@ with read_base():
     from ._base_.mdetr_data import asked, augmented, test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import custom_hooks, model, optim_wrapper
 
-from mmengine.runner import EpochBasedTrainLoop
 from torch.optim import AdamW
 
 from ovdense.data.grounding import GroundingDetection, MixedDataset, QuestionDetection
 from ovdense.evaluation.answers import AnswerMetric
 from ovdense.methods.asking import CaptionTestLoop
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
 optim_wrapper.optimizer = dict(type=AdamW, lr=1.4e-4, weight_decay=1e-4, fused=True)
@@ -53,6 +53,6 @@ test_dataloader.dataset = dict(
     invalid_boxes="drop",
 )
 test_evaluator = [dict(type=AnswerMetric)]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=5)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=5)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=5, drop=6, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

@@ -16,12 +16,13 @@ with read_base():
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
-from mmengine.runner import EpochBasedTrainLoop, TestLoop
+from mmengine.runner import TestLoop
 
 from ovdense.data.collate import collate_detection
 from ovdense.data.detection import LvisDetection
 from ovdense.data.grounding import GroundingDetection
 from ovdense.evaluation.detection import LvisMetric
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.hooks import IterationSeedHook, VocabularyHook
 from ovdense.methods.mdetr.optim import MdetrSchedule
 from ovdense.methods.progress import ProgressHook
@@ -49,7 +50,7 @@ test_dataloader = dict(
     ),
 )
 test_evaluator = [dict(type=LvisMetric, fixed_ap=True)]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=150)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=150)
 test_cfg = dict(type=TestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=150, drop=120, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]
 custom_hooks = [

@@ -11,12 +11,11 @@ with read_base():
     from ._base_.mdetr_data import asked, augmented, test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import auto_scale_lr, custom_hooks, model, optim_wrapper
 
-from mmengine.runner import EpochBasedTrainLoop
-
 from ovdense.data.expressions import ExpressionDetection
 from ovdense.data.grounding import GroundingDetection
 from ovdense.evaluation.phrase_cut import PhraseCutMetric
 from ovdense.methods.asking import CaptionTestLoop
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.hooks import IterationSeedHook
 from ovdense.methods.mdetr.optim import MdetrSchedule
 from ovdense.methods.progress import ProgressHook
@@ -48,6 +47,6 @@ test_dataloader.dataset = dict(
     invalid_boxes="drop",
 )
 test_evaluator = [dict(type=PhraseCutMetric, score_thr=0.7)]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=35)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=35)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=35, drop=25, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

@@ -12,10 +12,9 @@ with read_base():
     from ._base_.mdetr_data import test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import auto_scale_lr, custom_hooks, model, optim_wrapper
 
-from mmengine.runner import EpochBasedTrainLoop
-
 from ovdense.evaluation.grounding import PhraseGroundingMetric
 from ovdense.methods.asking import CaptionTestLoop
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 from ovdense.vision.backbones import TimmBackbone
 
@@ -23,6 +22,6 @@ model.backbone = dict(type=TimmBackbone, name="tf_efficientnet_b3.ns_jft_in1k", 
 optim_wrapper.paramwise_cfg = dict(backbone_lr=5e-5, text_lr=5e-5)
 load_from = None
 test_evaluator = [dict(type=PhraseGroundingMetric, entities="flickr30k/flickr30k_entities")]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=40)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=40)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=40, drop=35, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

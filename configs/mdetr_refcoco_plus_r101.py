@@ -11,13 +11,13 @@ with read_base():
     from ._base_.mdetr_data import asked, augmented, test_dataloader, train_dataloader
     from ._base_.mdetr_r101 import custom_hooks, model, optim_wrapper
 
-from mmengine.runner import EpochBasedTrainLoop
 from torch.optim import AdamW
 
 from ovdense.data.expressions import ExpressionDetection
 from ovdense.data.grounding import GroundingDetection
 from ovdense.evaluation.referring import ReferringMetric
 from ovdense.methods.asking import CaptionTestLoop
+from ovdense.methods.epochs import EpochTrainLoop
 from ovdense.methods.mdetr.optim import MdetrSchedule
 
 optim_wrapper.optimizer = dict(type=AdamW, lr=5e-5, weight_decay=1e-4, fused=True)
@@ -44,6 +44,6 @@ test_dataloader.dataset = dict(
     invalid_boxes="drop",
 )
 test_evaluator = [dict(type=ReferringMetric)]
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=5)
+train_cfg = dict(type=EpochTrainLoop, max_epochs=5)
 test_cfg = dict(type=CaptionTestLoop)
 param_scheduler = [dict(type=MdetrSchedule, total=5, drop=3, warmup=0.01, by_epoch=True, convert_to_iter_based=True)]

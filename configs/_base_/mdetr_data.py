@@ -7,6 +7,7 @@ from mmengine.dataset import DefaultSampler
 
 from ovdense.data.collate import collate_detection
 from ovdense.data.grounding import GroundingDetection, MixedDataset, PhraseGroundingDetection
+from ovdense.data.samplers import ResumableInfiniteSampler
 from ovdense.data.size_crops import OneOf, SizeCrop
 from ovdense.data.transforms import LoadImage, PackDetection, ResizeShortestEdge
 
@@ -32,7 +33,7 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=True),
+    sampler=dict(type=ResumableInfiniteSampler, shuffle=True),
     collate_fn=dict(type=collate_detection),
     dataset=dict(
         type=MixedDataset,
