@@ -22,4 +22,5 @@ with read_base():
     )
     from ._base_.desco_glip_t import auto_scale_lr, custom_hooks, model, optim_wrapper, param_scheduler, test_cfg, train_cfg, val_cfg
 
-model.test = dict(max_classes=None, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=300)
+# the release keeps 100 detections an image here, 300 a caption on LVIS alone
+model.test = dict(max_classes=None, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=100, max_dets=100)

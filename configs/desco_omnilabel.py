@@ -31,7 +31,8 @@ from ovdense.methods.hooks import IterationSeedHook
 from ovdense.methods.progress import ProgressHook
 from ovdense.methods.reporting import ReportHook
 
-model.test = dict(max_classes=20, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=300, max_dets=None)
+# the release keeps 100 detections a caption here
+model.test = dict(max_classes=20, max_tokens=256, score_thr=0.05, nms_iou=0.6, chunk_dets=100, max_dets=None)
 test_cfg = dict(type=AskedTestLoop)
 # without VocabularyHook: the vocabulary is each image's own
 custom_hooks = [

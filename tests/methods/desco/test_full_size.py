@@ -94,6 +94,13 @@ def test_full_size__loss_is_finite_and_falls_over_five_steps():
     assert np.isfinite(losses).all() and max(losses[1:]) < losses[0]
 
 
+@pytest.mark.parametrize(("name", "chunk_dets"), [("desco_lvis", 300), ("desco_coco", 100), ("desco_flickr", 100), ("desco_omnilabel", 100)])
+def test_configs__keep_as_many_detections_a_caption_as_the_release(name, chunk_dets):
+    """Its default is 100; its command for LVIS alone asks for 300. AP grows with them where a caption holds many classes."""
+    test = Config.fromfile(str(CONFIG.with_name(f"{name}.py"))).model.test
+    assert test.chunk_dets == chunk_dets and test.get("max_dets") in (None, chunk_dets)
+
+
 def test_convert__turns_the_first_convolution_for_rgb(case):
     published = case[0]["backbone.body.patch_embed.proj.weight"]
     converted = convert_published(case[0])["backbone.patch_embed.proj.weight"]
