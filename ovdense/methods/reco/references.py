@@ -56,6 +56,8 @@ class Retrieval:
     def __post_init__(self) -> None:
         if min(self.k, self.px, self.index_px) < 1:
             raise ValueError(f"k, px and index_px must be at least 1, got {self.k}, {self.px} and {self.index_px}")
+        if not isinstance(self.said, Mapping):
+            raise ValueError(f"said must be a mapping of class names to what is said for them, got {self.said!r}")
         if self.engine not in get_args(Engine):  # said before the archive is indexed
             raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
 

@@ -401,5 +401,7 @@ def test_references__are_where_the_encoder_is(coloured, monkeypatch):
 def test_retrieval__of_no_image_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         Retrieval(archive="photos", k=0)
+    with pytest.raises(ValueError, match="said must be a mapping"):
+        Retrieval(archive="photos", said="{'parking': 'parking lot'}")
     with pytest.raises(ValueError, match="engine must be one of exact, faiss"):
         Retrieval(archive="photos", engine="fais")
