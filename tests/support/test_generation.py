@@ -2,6 +2,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -128,16 +129,14 @@ def test_support_set__two_that_ask_at_once_draw_once(sd, tmp_path):
     assert first == second and counted == [0, 1, 2, 3]
 
 
-def test_support_set__says_that_it_waits(sd, tmp_path, capfd):
-    source, entry, said = drawn_by(sd, tmp_path, []), ClassEntry(name="cat"), ""
+def test_support_set__says_that_it_waits(sd, tmp_path, monkeypatch):
+    source, entry, said = drawn_by(sd, tmp_path, []), ClassEntry(name="cat"), Event()
+    monkeypatch.setattr("ovdense.support.generation.print_log", lambda text, **_: "another process draws the class 'cat'" in text and said.set())
     with ThreadPoolExecutor(1) as pool:
         with source.store.alone("cat", source.made_with(entry)):
             waiting = pool.submit(source.support_set, entry)
-            while "another process draws the class 'cat'" not in said and not waiting.done():
-                said += "".join(capfd.readouterr())
-                time.sleep(0.01)
-            assert not waiting.done()
-        assert len(waiting.result()) == 4
+            assert said.wait(60) and not waiting.done()
+        assert len(waiting.result(60)) == 4
 
 
 def test_support_build__leaves_what_another_draws_to_the_end(sd, tmp_path):
