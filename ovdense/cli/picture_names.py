@@ -40,7 +40,7 @@ def record_names(files: Sequence[Path]) -> list[str]:
     names = [f.name for f in files]
     if len(set(names)) == len(names):
         return names
-    whole = [f.expanduser().absolute() for f in files]
+    whole = [Path(os.path.abspath(f.expanduser())) for f in files]  # without "..", which no reader of annotations takes
     common = os.path.commonpath([f.parent for f in whole])
     return [f.relative_to(common).as_posix() for f in whole]
 

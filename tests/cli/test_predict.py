@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovdense.cli.picture_names import picture_names, require_free
+from ovdense.cli.picture_names import picture_names, record_names, require_free
 from ovdense.cli.predict import main
 from ovdense.methods.reporting import OverlayHook
 
@@ -149,6 +149,14 @@ def test_predict__photos_of_one_name_can_be_told_apart_and_converted(tmp_path):
     assert names == ["a/1.jpg", "a/2.jpg", "b/c/1.jpg"]
     assert convert([str(tmp_path / "out" / "predictions.json"), str(tmp_path / "labels"), "--to", "labelme"]) == 0
     assert (tmp_path / "labels" / "b" / "c" / "1.json").is_file()
+
+
+def test_record_names__say_nothing_of_the_way_to_the_photos(tmp_path, monkeypatch):
+    """What holds ".." leads out of a folder: no reader of annotations takes it."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert record_names([Path("../a/1.jpg"), Path("b/1.jpg")]) == ["a/1.jpg", "work/b/1.jpg"]
+    assert record_names([Path("b/../a/1.jpg"), tmp_path / "work" / "c" / "1.jpg"]) == ["a/1.jpg", "c/1.jpg"]
 
 
 def test_outputs__never_take_the_place_of_what_is_read(tmp_path, capsys):
