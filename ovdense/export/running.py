@@ -74,8 +74,8 @@ class ExportedModel:
         boxes, scores, labels = (torch.cat(column) for column in zip(*found))
         order = scores.argsort(descending=True, stable=True)[: self.about["decode"]["max_dets"]]
         boxes = boxes[order] * boxes.new_tensor([size_hw[1] / used[1], size_hw[0] / used[0]] * 2)
-        results = Results(boxes_xyxy=boxes, scores=scores[order], labels=labels[order], names=self._asked, size_hw=size_hw).inside()
-        return self._settled(results).above(score_thr)
+        results = Results(boxes_xyxy=boxes, scores=scores[order], labels=labels[order], names=self._asked, size_hw=size_hw)
+        return self._settled(results).inside().above(score_thr)  # in a predictor's order: negatives compete by whole boxes
 
     def _settled(self, results: Results) -> Results:
         if not self._num_negatives:

@@ -192,3 +192,15 @@ def test_export__negatives_never_come_back(name, tmp_path):
     found = exported(image)
     assert "dog" not in found.names and found.names == exported.names == expected.names and exported.about["negatives"] == 1
     (same_maps if name == "maskclip" else same_boxes)(found, expected)
+
+
+def test_exported_model__negatives_compete_by_whole_boxes_as_in_a_predictor(monkeypatch):
+    """MDETR's published protocols leave boxes beyond the border; cut first, these two would be one place."""
+    model = object.__new__(ExportedModel)
+    model.about = {"task": "mdetr", "group_of_class": [0, 0], "classes": [0, 1], "decode": {"score_thr": 0.5, "max_dets": 9}, "mean": [0, 0, 0]}
+    model._asked, model._num_negatives, model._background, model.size_hw = ("cat", "dog"), 1, [False, False], SIZE
+    height, width = SIZE
+    boxes = np.array([[[0, 0, width, height], [-2 * width, 0, width, height]]], dtype=np.float32)
+    monkeypatch.setattr(ExportedModel, "outputs", lambda self, images: {"scores": np.array([[0.6, 0], [0, 0.9]], dtype=np.float32), "boxes": boxes})
+    found = model(picture())
+    assert found.names == ("cat",) and found.boxes_xyxy.tolist() == [[0, 0, width, height]]
