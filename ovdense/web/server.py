@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from ovdense.compat.json_text import loads
 from ovdense.web.engine import Engine
 from ovdense.web.examples import example_scenes
 from ovdense.web.limits import Limits, Refused
@@ -89,11 +90,9 @@ def build_app(engine: Engine, *, hosts: Sequence[str] = LOOPBACK) -> Any:
             return JSONResponse(await asyncio.to_thread(engine.add_image, content))
 
     async def ask(request: Any) -> JSONResponse:
-        import json
-
         content = await _body(request, limits, most=64 * 1024)
         try:
-            question = json.loads(content)
+            question = loads(content)
         except ValueError:
             question = None
         if not isinstance(question, Mapping) or not isinstance(question.get("texts"), list) and not isinstance(question.get("caption"), str):

@@ -116,6 +116,8 @@ def test_ask__boxes_obey_the_threshold_and_have_heat(site):
         ({"texts": ["cat"], "score_thr": "x"}, 422, "0..1"),
         ({"texts": "cat"}, 422, "a list"),
         (b"not json", 422, "JSON object"),
+        (b"[" * 60_000, 422, "JSON object"),
+        (b'{"texts": [' + b"9" * 5_000 + b"]}", 422, "JSON object"),
         (b"[" * 70_000, 413, "bytes at most"),
     ],
 )
