@@ -298,6 +298,8 @@ class OpenVocabPredictor:
         """Yield the detections of each image in turn; `image_id` counts them from 0. Images are read as they are needed."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= score_thr <= 1:
+            raise ValueError(f"score_thr must lie in 0..1, got {score_thr}")
         if self.vocabulary is None:
             raise ValueError("the classes must be known first; call set_vocabulary(...) or set_caption(...), or give texts")
         batch: list[tuple[ImageLike, np.ndarray, dict[str, Any]]] = []
@@ -382,6 +384,8 @@ def _is_single(images: Any) -> bool:
 
 def _flat(images: Images) -> Iterator[ImageLike]:
     """Yield the images of a list, those of its folders one by one."""
+    if not isinstance(images, str | Path | Iterable):
+        raise ValueError(f"images must be a path, an array or a PIL image, or several of them, got {type(images).__name__}")
     for image in [images] if isinstance(images, str | Path) else images:
         if is_folder(image):
             yield from image_files(image)

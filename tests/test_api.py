@@ -215,8 +215,15 @@ def test_call__no_image_is_not_the_current_folder(predictor, tmp_path, monkeypat
 def test_call__addresses_and_wrong_kinds(predictor):
     with pytest.raises(ValueError, match="nothing is fetched"):
         predictor("https://example.org/cat.jpg")
-    with pytest.raises(ValueError, match="a path, an array or a PIL image"):
-        predictor([3])
+    for wrong in ([3], 3, None):
+        with pytest.raises(ValueError, match="a path, an array or a PIL image"):
+            predictor(wrong)
+    for wrong in (None, 3):
+        with pytest.raises(ValueError, match="names, a vocabulary, a file or a mapping"):
+            predictor.set_vocabulary(wrong)
+    for wrong in (float("nan"), -0.1, 30):
+        with pytest.raises(ValueError, match="score_thr must lie in 0..1"):
+            predictor(_photo(), score_thr=wrong)
 
 
 def test_model__is_pickled_and_copied_with_its_vocabulary():

@@ -1,6 +1,6 @@
 """What a user asks for, in any form, as a vocabulary, the names that only compete, and the prompt form. Pure string work."""
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ def wanted_of(asked: Asked, *, negatives: str | Sequence[str] = (), prompt: str 
     """
     if isinstance(asked, str) and not asked.strip():  # as a path it would be the current folder
         raise ValueError(f'there must be something to look for, such as "cat. a red chair", got {asked!r}')
+    if not isinstance(asked, str | Path | Iterable):
+        raise ValueError(f"what to look for must be names, a vocabulary, a file or a mapping, got {type(asked).__name__}")
     described = _descriptions(asked)
     if described is not None:
         vocabulary = with_descriptions(Vocabulary.of([*described]), described)
