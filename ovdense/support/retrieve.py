@@ -31,15 +31,11 @@ def retrieve_support(
     is_there = [known is not None]
     dist.broadcast_object_list(is_there)  # all ranks go the same way
     if is_there[0]:
-        return known
+        return known or _stored(name, made_with, store)  # another run may have stored it between two ranks' looks
     chosen = _choose(query_D, index, k, deduplicate, engine)
     if not dist.is_main_process():
         dist.barrier()
-        found = store.find(name, made_with)
-        if found is None:
-            raise FileNotFoundError(f"all processes must see one cache of support sets, rank {dist.get_rank()} does not see the first one's in {store.folder}; "
-                                    "set OVDENSE_CACHE to a folder that they share")  # fmt: skip
-        return found
+        return _stored(name, made_with, store)
     images = [(path, {"rank": rank, "similarity": round(score, 6)}) for rank, (path, score) in enumerate(chosen)]
     with store.alone(name, made_with):  # another run may ask for the same at once
         made = _known(name, made_with, store) or store.put(name, made_with, images)
@@ -51,6 +47,15 @@ def _known(name: str, made_with: Mapping[str, Any], store: SupportStore) -> Supp
     """Return the set that is stored, None where there is none or an image of it has gone."""
     found = store.find(name, made_with)
     return found if found is not None and all(image.path.is_file() for image in found.images) else None
+
+
+def _stored(name: str, made_with: Mapping[str, Any], store: SupportStore) -> SupportSet:
+    """Return the set that the first process has; FileNotFoundError where this one does not see it."""
+    found = store.find(name, made_with)
+    if found is None:
+        raise FileNotFoundError(f"all processes must see one cache of support sets, rank {dist.get_rank()} does not see the first one's in {store.folder}; "
+                                "set OVDENSE_CACHE to a folder that they share")  # fmt: skip
+    return found
 
 
 def _choose(query_D: Tensor, index: ImageIndex, k: int, deduplicate: bool, engine: Engine) -> list[tuple[Path, float]]:

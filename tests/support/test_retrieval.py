@@ -243,6 +243,22 @@ def test_retrieve__two_that_ask_at_once_store_one_set(tmp_path, archive, monkeyp
     assert first == second and stored == [1]
 
 
+def test_retrieve__a_set_that_another_run_stores_between_two_ranks_looks_is_found(tmp_path, archive, monkeypatch):
+    """The first rank has found it, this one had looked too early; a cache that this one cannot see is said."""
+    index, store = index_images(folder_images(archive), MeanColour(), folder=tmp_path / "index", progress=False), SupportStore(tmp_path / "support")
+    stored, find, looks = retrieve_support("red thing", RED[0], index, 3, store), SupportStore.find, []
+
+    def late(self, *args):
+        looks.append(1)
+        return None if len(looks) == 1 else find(self, *args)
+
+    monkeypatch.setattr(SupportStore, "find", late)
+    monkeypatch.setattr("ovdense.support.retrieve.dist.broadcast_object_list", lambda said: said.__setitem__(0, True))
+    assert retrieve_support("red thing", RED[0], index, 3, store) == stored
+    with pytest.raises(FileNotFoundError, match="must see one cache of support sets"):
+        retrieve_support("red thing", RED[0], index, 3, SupportStore(tmp_path / "own"))
+
+
 def index_a_share(folder):
     """Index FOLDER/many with the other ranks; write how many pictures this one has embedded, and what looks most like red."""
     embedder = MeanColour()
