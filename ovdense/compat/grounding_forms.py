@@ -29,7 +29,7 @@ def read_grounding(path: Path) -> tuple[dict, str]:
 
 def is_odvg(path: Path) -> bool:
     """Return whether a file is of JSON lines: by its name, or, since mmdet's own converters write them to .json, by how its first line begins."""
-    if path.suffix in (".jsonl", ".odvg"):
+    if path.suffix in (".jsonl", ".odvg") or path.name.endswith(".odvg.json"):
         return True
     with open(path, "rb") as file:
         return _ODVG_LINE.match(file.read(1024)) is not None

@@ -235,6 +235,9 @@ def test_dataset__reads_odvg_lines(tmp_path):
     one, other = data[0]["target"], data[1]["target"]
     assert one.caption == "A cat and a dog" and [[one.caption[b:e] for b, e in s] for s in one.positive_spans] == [["a dog"], ["A cat"], ["A cat"]]
     assert one.boxes_xyxy[0].tolist() == [1, 2, 11, 12]
+    named = tmp_path / "train.odvg.json"  # known by its name, whatever its lines begin with
+    named.write_text("\n".join(json.dumps({"source": "mine"} | line) for line in lines))
+    assert GroundingDetection(ann_file=str(named), image_prefix=str(tmp_path), transforms=STEPS)[0]["target"].caption == "A cat and a dog"
     assert other.caption == "zebra. bus." and [[other.caption[b:e] for b, e in s] for s in other.positive_spans] == [["zebra"], ["bus"]]
     path.write_text('{"filename": "7.png"}\n')
     with pytest.raises(ValueError, match="line 1"):
