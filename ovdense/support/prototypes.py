@@ -149,12 +149,13 @@ def without_stuff(foreground: Sequence[Tensor], background: Sequence[Tensor], is
     if len(is_stuff) != len(foreground):
         raise ValueError(f"is_stuff must have one entry a class, {len(foreground)}, got {len(is_stuff)}")
     stuff = [unit_rows(rows) for rows, s in zip(foreground, is_stuff) if s]
+    stuff_MC = torch.cat(stuff) if stuff else None
     out = []
     for rows_MC, s in zip(background, is_stuff, strict=True):
         if s:
             rows_MC = rows_MC[:0]
-        elif stuff and stuff_cosine is not None and len(rows_MC):
-            rows_MC = rows_MC[(unit_rows(rows_MC) @ torch.cat(stuff).T <= stuff_cosine).all(1)]
+        elif stuff_MC is not None and stuff_cosine is not None and len(rows_MC):
+            rows_MC = rows_MC[(unit_rows(rows_MC) @ stuff_MC.T <= stuff_cosine).all(1)]
         out.append(rows_MC)
     return out
 

@@ -46,19 +46,21 @@ def stored_rows(path: str | Path, entries: Sequence[ClassEntry], extractors: Seq
     `extractors`: fingerprints of the model's; ValueError where the file's rows are of others.
     """
     banks, held, provenance = load_bank(path)
-    places = {e.name: k for e in entries if (k := _place(e, held)) is not None}
+    places = _places(entries, held)
     if places and (provenance.get("extractors") != list(extractors) or len(banks) != len(extractors)):
         raise ValueError(f"{path} was made with other feature extractors than this model's; build it again with this config")
     return {name: [class_rows(bank, k) for bank in banks] for name, k in places.items()}, provenance
 
 
-def _place(entry: ClassEntry, held: Sequence[str]) -> int | None:
-    """Return where a class is among names: its own, else one that is the same but for case and underscores, its noun or a synonym; None if nowhere."""
-    if entry.name in held:
-        return held.index(entry.name)
-    known = [plain(n) for n in held]
-    said = (plain(n) for n in (entry.name, entry.noun, *entry.synonyms))
-    return next((known.index(n) for n in said if n in known), None)
+def _places(entries: Sequence[ClassEntry], held: Sequence[str]) -> dict[str, int]:
+    """Return where classes are among names: by their own, else by one that is the same but for case and underscores, their noun or a synonym."""
+    exact, alike = {name: k for k, name in enumerate(held)}, {plain(name): k for k, name in reversed(list(enumerate(held)))}
+    found = {}
+    for entry in entries:
+        places = [exact.get(entry.name), *(alike.get(plain(n)) for n in (entry.name, entry.noun, *entry.synonyms))]
+        if any(place is not None for place in places):
+            found[entry.name] = next(place for place in places if place is not None)
+    return found
 
 
 def told(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import distributed
 
+from ovdense.methods.ovdiff.banks import _places
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.support.sources import FolderSupport, ListedSupport
+from ovdense.text.vocabulary import plain
 from tests.methods.ovdiff.scenes import COLOURS, VOCABULARY, model_of, predict, scene
 from tests.ranks import call_on_ranks
 
@@ -66,6 +68,16 @@ def test_ovdiff__a_bank_files_classes_are_found_as_people_write_them(examples, t
     model_of(FolderSupport(examples), tmp_path).save_banks(bank, Vocabulary.of(["blue", "green", "hot_dog"]))
     asked = Vocabulary((ClassEntry(name="Blue"), ClassEntry(name="hot dog"), ClassEntry(name="leaf", synonyms=("green",))))
     assert predict(model_of(None, tmp_path, bank_file=bank), image, vocabulary=asked)[0][32, [10, 70]].tolist() == [1, 0]
+
+
+def test_stored_classes__are_looked_for_in_one_pass(monkeypatch):
+    """Of a large vocabulary asked of a large file each name is read once, not for each class again."""
+    held, read = tuple(f"Thing_{n}" for n in range(300)), []
+    monkeypatch.setattr("ovdense.methods.ovdiff.banks.plain", lambda name: read.append(name) or plain(name))
+    entries = [ClassEntry(name=f"thing {n}") for n in reversed(range(300))] + [ClassEntry(name="nothing"), ClassEntry(name="Thing_7")]
+    assert _places(entries, held) == {f"thing {n}": n for n in range(300)} | {"Thing_7": 7}
+    assert len(read) <= 3 * (len(held) + len(entries))
+    assert _places([ClassEntry(name="DOG")], ("dog", "Dog")) == {"DOG": 0}
 
 
 def test_exemplars__with_stored_banks_leave_the_banks_in_use(examples, tmp_path):
