@@ -71,11 +71,16 @@ class Mask:
 
     def box_xyxy(self) -> Box | None:
         """Return the extent of the polygons or the pixels; None for a mask without any."""
+        return self._extent_xyxy
+
+    @cached_property
+    def _extent_xyxy(self) -> Box | None:  # readers and writers ask several times; a large mask takes a tenth of a second
         if self.polygons:
             xs, ys = [v for p in self.polygons for v in p[::2]], [v for p in self.polygons for v in p[1::2]]
             return min(xs), min(ys), max(xs), max(ys)
-        rows, columns = np.nonzero(self.to_array())
-        return (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)) if len(rows) else None
+        mask_HW = self.to_array()
+        rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+        return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)) if len(rows) else None
 
 
 @dataclass(frozen=True, kw_only=True)
