@@ -35,3 +35,15 @@ def test_wait_all__ends_the_others_as_soon_as_one_has_failed_or_none_moves():
         with pytest.raises(AssertionError, match=said):
             wait_all(running, patience)
         assert all(p.poll() is not None for p in running)
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_log__of_a_test_is_in_its_own_output(turn, request):
+    from mmengine.logging import MMLogger, print_log
+
+    if turn == 0:  # a logger is made, as by any run, while nobody reads what it says
+        MMLogger.get_current_instance()
+        return
+    read = request.getfixturevalue("capfd").readouterr
+    print_log("said now", logger="current")
+    assert "said now" in read().out
