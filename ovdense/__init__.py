@@ -6,7 +6,7 @@ from ovdense.compat.mmcv_ext import register as _register_mmcv_operators
 # whatever imports mmcv.ops after us finds operators: its own compiled ones, or ours
 _register_mmcv_operators()
 
-__version__ = "0.3.1"
+__version__ = "0.3.2"
 
 # Public names and where they live; resolved on first use, so that `import ovdense` stays light.
 _PUBLIC = {
