@@ -14,11 +14,11 @@ def lvis_subset(lvis: Mapping, share: float) -> set[int]:
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of images must lie in 0..1 and be above 0, got {share}")
+    if share == 1:
+        return {image["id"] for image in published_entries(lvis.get("images"), ("id",), "LVIS's images")}
     for part, fields in (("categories", ("id", "image_count")), ("images", ("id", "neg_category_ids", "not_exhaustive_category_ids")),
                          ("annotations", ("image_id", "category_id"))):  # fmt: skip
         published_entries(lvis.get(part), fields, f"LVIS's {part}")
-    if share == 1:
-        return {image["id"] for image in lvis["images"]}
     classes = [c["id"] for c in sorted(lvis["categories"], key=lambda c: (c["image_count"], c["id"]))]
     images = {image["id"]: image for image in lvis["images"]}
     with_class, present = _labelled(lvis, images, classes)

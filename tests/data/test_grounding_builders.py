@@ -193,6 +193,7 @@ def test_lvis_subset__takes_the_rarest_classes_first_and_one_absence_in_ten():
     rest = chosen - {19, 14}
     assert len(rest & set(of[2])) >= 1 and rest & set(range(5, 12)) and chosen == lvis_subset(lvis, 0.2)
     assert lvis_subset(lvis, 1) == set(range(20))
+    assert lvis_subset({"images": [{"id": 4}]}, 1) == {4}, "of one's own files in LVIS's form no more is needed for all images"
     never = lvis | {"images": [i | {"not_exhaustive_category_ids": [1, 2, 3]} for i in images]}
     assert {19, 14} < lvis_subset(never, 0.2), "classes that are never labelled exhaustively are drawn all the same"
     with pytest.raises(ValueError, match="19 images are wanted, but only"):
