@@ -203,6 +203,8 @@ def use_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate with the images of a step, over all processes and added up batches, linearly from the config's base_batch_size."""
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise ValueError("--auto-scale-lr needs auto_scale_lr = dict(enable=False, base_batch_size=...) in the config")
+    if cfg.auto_scale_lr.get("enable"):  # such as the config that a run with this flag has written down
+        return
     cfg.auto_scale_lr.enable = True
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)  # MMEngine counts the images of one batch
 

@@ -157,8 +157,9 @@ def test_use_amp__leaves_a_config_its_own_way_to_step():
 def test_auto_scale_lr__counts_the_batches_that_are_added_up():
     for counts, base in ((1, 16), (8, 2)):
         cfg = Config({"auto_scale_lr": {"enable": False, "base_batch_size": 16}, "optim_wrapper": {"accumulative_counts": counts}})
-        use_auto_scale_lr(cfg)
-        assert cfg.auto_scale_lr == {"enable": True, "base_batch_size": base}, "2 images, 8 times, are a step of the published 16"
+        for _ in range(2):  # the run's own config, given again with the flag
+            use_auto_scale_lr(cfg)
+            assert cfg.auto_scale_lr == {"enable": True, "base_batch_size": base}, "2 images, 8 times, are a step of the published 16"
 
 
 def test_use_seed__leaves_what_the_command_line_sets():
