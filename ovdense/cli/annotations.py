@@ -11,6 +11,7 @@ from ovdense.runs import clean_errors
 
 OPTIONS = {"invalid_boxes='drop'": "--drop", "unknown='drop'": "--drop", "images=": "--images DIR", "classes=": "--classes FILE"}  # Python's: ours
 FORMATS = ("coco", "cvat", "labelme", "voc", "yolo")
+READ = {"labelme": ".json", "voc": ".xml", "yolo": ".txt"}  # the labels below a folder
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         data = read_annotations(args.source, form, **{key: value for key, value in reading.items() if value is not None})
         split = args.out_split or args.split
         writing = {"split": split if args.to in ("voc", "yolo") else None, "masks": False if args.boxes else None}
-        _require_free(args, label_files(data, args.out, args.to, split or "train"))
+        _require_free(args, form, label_files(data, args.out, args.to, split or "train"))
         write_annotations(data, args.out, args.to, **{key: value for key, value in writing.items() if value is not None})
         objects = list(data.objects())
         masks = sum(thing.mask is not None for thing in objects)
@@ -65,12 +66,14 @@ def _in_options() -> Iterator[None]:
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(said) from None
 
 
-def _require_free(args: argparse.Namespace, files: Sequence[Path]) -> None:
-    """Raise ValueError where OUT is the file that is read, or where labels in the folder OUT would be lost."""
+def _require_free(args: argparse.Namespace, form: str, files: Sequence[Path]) -> None:
+    """Raise ValueError where OUT is a file that is read, or where labels in the folder OUT would be lost."""
     there = [file for file in files if file.exists()]
     source = Path(args.source).expanduser()
-    source = source / "annotations.xml" if source.is_dir() else source
     if args.to in ("coco", "cvat"):
+        if there and source.is_dir() and there[0].suffix == READ.get(form) and there[0].resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"OUT must be another file than those of SOURCE, {args.out} is one of its labels")
+        source = source / "annotations.xml" if source.is_dir() else source
         if there and source.exists() and there[0].samefile(source):
             raise ValueError(f"OUT must be another file than SOURCE, got {args.out} for both")
     elif there and not args.overwrite:

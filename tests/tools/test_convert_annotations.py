@@ -62,6 +62,16 @@ def test_convert_annotations__never_over_what_is_read(form, source, tmp_path, ca
     assert load_script("tools/convert_annotations.py").main([str(source), str(tmp_path / "b.json"), "--to", form]) == 0  # a file made before may be made anew
 
 
+@pytest.mark.parametrize("form, label", [("labelme", "a.json"), ("voc", "Annotations/a.xml")])
+def test_convert_annotations__never_over_one_of_the_labels_that_are_read(form, label, source, tmp_path, capsys):
+    main, folder = load_script("tools/convert_annotations.py").main, tmp_path / "in"
+    assert main([str(source), str(folder), "--to", form]) == 0
+    before = (folder / label).read_text()
+    assert "one of its labels" in _refused([folder, folder / label, "--from", form, "--to", "coco"], capsys)
+    assert (folder / label).read_text() == before
+    assert main([str(folder), str(folder / "all.coco"), "--from", form, "--to", "coco"]) == 0
+
+
 def test_convert_annotations__errors_name_the_options_of_the_command(source, tmp_path, capsys):
     source.write_text(json.dumps({**COCO, "annotations": [{**COCO["annotations"][0], "bbox": [1, 2, 0, 12]}]}))
     assert "or pass --drop" in _refused([source, tmp_path / "o", "--to", "labelme"], capsys)
