@@ -101,8 +101,10 @@ def _gqa(args: argparse.Namespace, content: Callable[[str], Any], make: Callable
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        from ovdense.cli.output import require_other
         from ovdense.compat.atomic import replace_file
 
+        require_other(args.out, [value for name, value in vars(args).items() if isinstance(value, str) and name not in ("out", "kind", "split")], "--out")
         made = build(args)
         out = Path(args.out)
         replace_file(out, json.dumps(made))

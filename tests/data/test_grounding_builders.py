@@ -336,6 +336,11 @@ def test_tool__makes_gqa_of_a_split_without_scene_graphs(tmp_path):
     assert [(i["caption"], i["height"], i["width"]) for i in json.loads(out.read_text())["images"]] == [("Is it 0?", 40, 60), ("Is it 1?", 40, 60)]
     with pytest.raises(SystemExit):
         main(["--out", str(out), "gqa", str(tmp_path / "all")])
+    part = tmp_path / "all" / "part_0.json"
+    before = part.read_text()
+    with pytest.raises(SystemExit):
+        main(["--out", str(part), "gqa", str(part), "--images", str(tmp_path)])
+    assert part.read_text() == before, "a published file is never written over"
 
 
 @pytest.mark.parametrize("kind", ["flickr", "refcoco", "coco-captions"])
