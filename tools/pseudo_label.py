@@ -53,7 +53,7 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
     from ovdense.compat.atomic import replace_file
     from ovdense.compat.images import load_image, write_picture
 
-    vocabulary, protocol = predictor.vocabulary, predictor.model.protocol()
+    vocabulary = predictor.vocabulary
     if len(vocabulary) > 255:
         raise ValueError(f"labels are one byte a pixel: at most 255 classes, got {len(vocabulary)}")
     targets = {}
@@ -65,6 +65,7 @@ def write_labels(predictor, files: Sequence[Path], folder: Path, out: Path) -> l
     own = {file.resolve() for file in files}
     if out.resolve() == folder.expanduser().resolve() or any(label.resolve() in own for label in targets):
         raise ValueError(f"labels in {out} would lie where the images are (--images); give another folder with --out")
+    protocol = predictor.model.protocol()  # makes an OVDiff's prototypes, which may take hours
     about = {"categories": [{"id": k, "name": e.name, "synonyms": list(e.synonyms), "background": e.is_background} for k, e in enumerate(vocabulary)],
              "source": "pseudo-labels", "protocol": {k: str(v) for k, v in protocol.items()}}  # fmt: skip
     path = out / "classes.json"

@@ -59,6 +59,7 @@ def test_labels__lie_under_the_images_own_names(labelled):
     made.set_vocabulary(Vocabulary((*COLOURS, BACKGROUND)))
     with pytest.raises(ValueError, match="must not mix"):
         write_labels(Predictor(made), [labelled / "photos/a/1.png"], labelled / "photos", labelled / "labels")
+    made.protocol = lambda: pytest.fail("support images are drawn for what cannot be")
     with pytest.raises(ValueError, match="same label file"):
         write_labels(Predictor(made), [labelled / "photos/a/1.png", labelled / "photos/a/1.jpg"], labelled / "photos", labelled / "other")
     with pytest.raises(ValueError, match="where the images are"):  # they would be taken for labels that are there already
