@@ -2,7 +2,7 @@
 
 Every source gives `support_set(entry)`, so that prototypes are made of them by one way.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,7 +89,7 @@ def example_pictures(asked: Any) -> tuple[SupportSource, tuple[str, ...]] | None
     Example pictures are a folder with a folder of pictures for each class (and no Pascal VOC Annotations), or a mapping from names to pictures.
     """
     if isinstance(asked, Mapping):
-        is_picture = [_is_picture(p) for given in asked.values() for p in (given if isinstance(given, list | tuple) else [given])]
+        is_picture = [_is_picture(p) for given in asked.values() for p in (given if isinstance(given, Iterable) and not isinstance(given, str) else [given])]
         if is_picture and any(is_picture) and not all(is_picture):
             raise ValueError("a mapping must give example pictures or descriptions for all its classes, got some of both")
         return (ListedSupport(asked), tuple(asked)) if is_picture and all(is_picture) else None

@@ -82,3 +82,13 @@ def test_wanted_of__a_description_that_is_none(given):
     assert example_pictures({"cat": given}) is None
     with pytest.raises(ValueError, match="class 'cat' must be a string"):
         wanted_of({"cat": given})
+
+
+def test_example_pictures__of_any_collection_of_files(tmp_path):
+    from ovdense.support.sources import example_pictures
+
+    files = {tmp_path / f"{n}.jpg": n for n in "ab"}
+    for file in files:
+        file.touch()
+    for given in (list(files), tuple(files), files.keys(), tmp_path / "a.jpg", str(tmp_path / "a.jpg")):
+        assert example_pictures({"cat": given})[1] == ("cat",)
