@@ -384,9 +384,11 @@ def _is_single(images: Any) -> bool:
 
 def _flat(images: Images) -> Iterator[ImageLike]:
     """Yield the images of a list, those of its folders one by one."""
-    if not isinstance(images, str | Path | Iterable):
-        raise ValueError(f"images must be a path, an array or a PIL image, or several of them, got {type(images).__name__}")
-    for image in [images] if isinstance(images, str | Path) else images:
+    try:
+        several = iter([images] if isinstance(images, str | Path) else images)
+    except TypeError:
+        raise ValueError(f"images must be a path, an array or a PIL image, or several of them, got {type(images).__name__}") from None
+    for image in several:
         if is_folder(image):
             yield from image_files(image)
         else:

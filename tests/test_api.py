@@ -212,6 +212,14 @@ def test_call__no_image_is_not_the_current_folder(predictor, tmp_path, monkeypat
         load("")
 
 
+def test_call__images_of_a_data_set_of_ones_own(predictor):
+    class Photos(torch.utils.data.Dataset):  # it has no __iter__
+        def __getitem__(self, n):
+            return [_photo(), _photo()][n]
+
+    assert len(predictor(Photos(), score_thr=0.0)) == 2
+
+
 def test_call__addresses_and_wrong_kinds(predictor):
     with pytest.raises(ValueError, match="nothing is fetched"):
         predictor("https://example.org/cat.jpg")
