@@ -147,8 +147,16 @@ def outline(mask_HW: np.ndarray, radius: int) -> np.ndarray:
 
 
 def tint(canvas: np.ndarray, region: np.ndarray, colour: Colour, opacity: float) -> None:
-    """Mix the colour into the pixels of a region."""
-    canvas[region] += opacity * (np.array(colour, dtype=np.float32) - canvas[region])
+    """Mix the colour into the pixels of a region; `canvas` (H, W, 3) float32, changed in place."""
+    import cv2
+
+    chosen = region.view(np.uint8)
+    x, y, width, height = cv2.boundingRect(chosen)
+    if width:
+        part = canvas[y : y + height, x : x + width]
+        mixed = cv2.scaleAdd(part, -opacity, part)
+        mixed += opacity * np.array(colour, dtype=np.float32)
+        canvas[y : y + height, x : x + width] = cv2.copyTo(mixed, chosen[y : y + height, x : x + width], part)
 
 
 def thick(edge: np.ndarray, radius: int) -> np.ndarray:
