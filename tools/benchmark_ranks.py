@@ -47,6 +47,8 @@ def seconds_of(config: str, ranks: int, args: argparse.Namespace) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with clean_errors():
+        if args.iterations < 2 or args.batch_size < 1 or min(args.ranks) < 1:
+            raise ValueError(f"--iterations must be at least 2, --batch-size and --ranks at least 1, got {args.iterations}, {args.batch_size}, {args.ranks}")
         print(f"{'config':32} {'ranks':>5} {'s/iteration':>12} {'images/s':>9} {'speed-up':>9} {'efficiency':>11}")
         for config in args.configs:
             alone = None

@@ -379,6 +379,11 @@ def test_convert_weights__keeps_bgr_and_says_what_does_not_fit(run, published, t
     assert not (tmp_path / "a.pth").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--iterations", "1"], ["--batch-size", "0"], ["--ranks", "1", "0"]])
+def test_benchmark_ranks__amounts_that_give_no_time_are_said(capsys, arguments):
+    assert "--iterations must be at least 2" in fails(capsys, "tools/benchmark_ranks.py", arguments)
+
+
 def test_benchmark__growth_and_training_steps_on_the_tiny_model(run, tmp_path, monkeypatch):
     module = load_script("tools/benchmark.py")
     model = load_model(run["config"], device="cpu")
