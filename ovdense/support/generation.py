@@ -17,7 +17,7 @@ from torch import Tensor
 from ovdense.compat.atomic import atomic_write
 from ovdense.structures import ClassEntry
 from ovdense.support.heat import HeatMaps, recording, token_positions
-from ovdense.support.store import SupportSet, SupportStore, SupportWriter, beside_are_there
+from ovdense.support.store import SupportSet, SupportStore, SupportWriter
 from ovdense.text.attributes import attribute_phrase
 from ovdense.vision.diffusion import load_pipeline, pipeline_fingerprint, ready
 
@@ -87,22 +87,17 @@ class GeneratedSupport:
     def support_set(self, entry: ClassEntry) -> SupportSet:
         """Return the class's images, drawn where they are not there yet, or no longer; one process draws a class, others wait for it."""
         made_with = self.made_with(entry)
-        found = self._whole(entry, made_with)
+        found = self.store.find_whole(entry.name, made_with)
         if found is not None:
             return found
         if self.store.is_held(entry.name, made_with):
             print_log(f"another process draws the class {entry.name!r} in {self.store.folder}; waiting for it", logger="current")
         with self.store.alone(entry.name, made_with):
-            return self._whole(entry, made_with) or self._drawn(entry, made_with)
+            return self.store.find_whole(entry.name, made_with) or self._drawn(entry, made_with)
 
     def is_drawn_elsewhere(self, entry: ClassEntry) -> bool:
         """Return whether another process is drawing the class now."""
         return self.store.is_held(entry.name, self.made_with(entry))
-
-    def _whole(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet | None:
-        """Return the finished set, None where there is none or a file of it has gone."""
-        found = self.store.find(entry.name, made_with)
-        return found if found is not None and all(i.path.is_file() and beside_are_there(i) for i in found.images) else None
 
     def _drawn(self, entry: ClassEntry, made_with: Mapping[str, Any]) -> SupportSet:
         writer = self.store.begin(entry.name, made_with)

@@ -27,7 +27,7 @@ def retrieve_support(
     query = hashlib.sha256(np.ascontiguousarray(query_D.detach().float().cpu().numpy()).tobytes()).hexdigest()[:32]
     made_with = {"by": "retrieval", "query": query, "archive": index.fingerprint(), "archive_images": len(index), "k": k,
                  "deduplicate": deduplicate, "engine": engine, **(said or {})}  # fmt: skip
-    known = _known(name, made_with, store)
+    known = store.find_whole(name, made_with)
     is_there = [known is not None]
     dist.broadcast_object_list(is_there)  # all ranks go the same way
     if is_there[0]:
@@ -38,15 +38,9 @@ def retrieve_support(
         return _stored(name, made_with, store)
     images = [(path, {"rank": rank, "similarity": round(score, 6)}) for rank, (path, score) in enumerate(chosen)]
     with store.alone(name, made_with):  # another run may ask for the same at once
-        made = _known(name, made_with, store) or store.put(name, made_with, images)
+        made = store.find_whole(name, made_with) or store.put(name, made_with, images)
     dist.barrier()
     return made
-
-
-def _known(name: str, made_with: Mapping[str, Any], store: SupportStore) -> SupportSet | None:
-    """Return the set that is stored, None where there is none or an image of it has gone."""
-    found = store.find(name, made_with)
-    return found if found is not None and all(image.path.is_file() for image in found.images) else None
 
 
 def _stored(name: str, made_with: Mapping[str, Any], store: SupportStore) -> SupportSet:

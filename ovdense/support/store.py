@@ -77,6 +77,11 @@ class SupportStore:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} must be the record of a support set, but is damaged ({error!r}); remove {path.parent}") from None
 
+    def find_whole(self, name: str, made_with: Mapping[str, Any]) -> SupportSet | None:
+        """Return the finished set as `find` does, but None where an image, or a file that came with one, has gone."""
+        found = self.find(name, made_with)
+        return found if found is not None and all(i.path.is_file() and _beside_are_there(i) for i in found.images) else None
+
     @contextmanager
     def alone(self, name: str, made_with: Mapping[str, Any]) -> Iterator[None]:
         """Hold the set while the block lasts; other processes that ask for the same wait, and should look for it then."""
@@ -165,12 +170,12 @@ def _there_in_order(folder: Path) -> Iterator[dict]:
         path = folder / row["file"]
         if row["file"] != f"{n:05d}.png" and not Path(row["file"]).is_absolute():  # two processes wrote at once
             return
-        if not path.is_file() or file_digest(path) != row["sha256"] or not beside_are_there(_image_of(row, folder)):
+        if not path.is_file() or file_digest(path) != row["sha256"] or not _beside_are_there(_image_of(row, folder)):
             return
         yield row
 
 
-def beside_are_there(image: SupportImage) -> bool:
+def _beside_are_there(image: SupportImage) -> bool:
     """Return whether the files that came with an image (its heat map, its mask) are there."""
     return all((image.path.parent / image.details[kind]).is_file() for kind in ("heat", "foreground") if image.details.get(kind) is not None)
 
