@@ -22,7 +22,8 @@ _ODVG_LINE = re.compile(rb'\s*\{\s*"(filename|height|width|grounding|detection)"
 def read_grounding(path: Path) -> tuple[dict, str]:
     """Return a file's content in MDETR's form, whichever of the three it has, and the first 12 hex digits of its SHA-256; ValueError names the file."""
     if is_odvg(path):
-        return read_odvg(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        digest = hashlib.sha256()
+        return read_odvg(path, digest), digest.hexdigest()[:12]
     content, sha256 = read_object(path)
     return (from_phrases(content, path) if has_phrases(content) else content), sha256
 
@@ -41,11 +42,13 @@ def has_phrases(content: Any) -> bool:
     return bool(images) and isinstance(images, list) and "annotations" not in content and all(isinstance(i, dict) and "phrases" in i for i in images)
 
 
-def read_odvg(path: Path) -> dict:
-    """Return the content of an ODVG file in MDETR's form; ValueError names the line that is broken."""
+def read_odvg(path: Path, digest: Any = None) -> dict:
+    """Return the content of an ODVG file in MDETR's form, and let `digest` (of hashlib) take in its bytes; ValueError names the line that is broken."""
     images, annotations = [], []
     with open(path, "rb") as file:
         for n, line in enumerate(file, start=1):
+            if digest is not None:
+                digest.update(line)
             if not line.strip():
                 continue
             where = f"{path}: line {n}"
