@@ -181,13 +181,17 @@ def test_index__a_killed_process_loses_at_most_its_batch(tmp_path):
     assert len(index) == 40 and embedder.seen <= 40 - done  # what was done before the batch that was running is there
 
 
-def test_faiss__finds_what_the_exact_search_finds(tmp_path):
+def index_and_queries(folder: Path, images: int, width: int) -> tuple[ImageIndex, torch.Tensor]:
+    """Return an index of unit rows drawn with seed 0, kept beside `folder`, and five queries drawn after them."""
     generator = torch.Generator().manual_seed(0)
-    rows = F.normalize(torch.randn(3000, 16, generator=generator), dim=1).numpy()
-    pool = MemoryPool(rows)
-    pool.folder = tmp_path
-    index = ImageIndex([Path(str(n)) for n in range(3000)], [bytes([n // 256, n % 256]) for n in range(3000)], pool)
-    queries = F.normalize(torch.randn(5, 16, generator=generator), dim=1)
+    pool = MemoryPool(F.normalize(torch.randn(images, width, generator=generator), dim=1).numpy())
+    pool.folder = folder
+    index = ImageIndex([Path(str(n)) for n in range(images)], [bytes([n // 256, n % 256]) for n in range(images)], pool)
+    return index, F.normalize(torch.randn(5, width, generator=generator), dim=1)
+
+
+def test_faiss__finds_what_the_exact_search_finds(tmp_path):
+    index, queries = index_and_queries(tmp_path, images=3000, width=16)
     exact = index.top_k(queries, 20)
     for kwargs in (dict(factory="Flat"), dict(nprobe=10**6), dict()):
         near = index.top_k(queries, 20, engine="faiss", **kwargs)
@@ -201,12 +205,7 @@ def test_faiss__finds_what_the_exact_search_finds(tmp_path):
 
 
 def test_faiss__gives_as_many_as_are_asked_for_however_few_lie_in_the_lists_it_visits(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    rows = F.normalize(torch.randn(2000, 8, generator=generator), dim=1).numpy()
-    pool = MemoryPool(rows)
-    pool.folder = tmp_path
-    index = ImageIndex([Path(str(n)) for n in range(2000)], [bytes([n // 256, n % 256]) for n in range(2000)], pool)
-    queries = F.normalize(torch.randn(5, 8, generator=generator), dim=1)
+    index, queries = index_and_queries(tmp_path, images=2000, width=8)
     exact, near = index.top_k(queries, 1500), index.top_k(queries, 1500, engine="faiss", nprobe=2)
     torch.testing.assert_close(near.score_Qk, exact.score_Qk)
     assert near.position_Qk.shape == (5, 1500)
