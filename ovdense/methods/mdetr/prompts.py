@@ -1,15 +1,15 @@
 """From a vocabulary to MDETR's captions: one class a caption (the published LVIS protocol), or as many as fit. Pure string work."""
-import re
 from typing import Any
 
 from ovdense.structures import ClassEntry, Vocabulary
 from ovdense.text.evaluation_prompts import text_chunks
 from ovdense.text.prompts import PromptChunk, chunk_vocabulary, description_piece, sought_and_background
+from ovdense.text.published_pieces import published_name
 
 
 def published_lvis_name(name: str) -> str:
     """Return an LVIS name as the release asks for it: brackets cut, underscores blanks; the blank that is left at the end stays ("bow ")."""
-    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
+    return published_name(name, split_parts=False)
 
 
 def _alone(entry: ClassEntry, prompt: str, published: bool) -> str:
